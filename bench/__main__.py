@@ -10,6 +10,7 @@ from bench import (
     agent,
     audit,
     cancel_prefill,
+    console,
     detection_simulated,
     embeddings,
     engine_growth,
@@ -79,6 +80,7 @@ ROWS = {
     "detection-simulated": detection_simulated.detection,
     "forecast-simulated": forecast_simulated.forecast,
     "errors-simulated": errors_simulated.errors,
+    "console": console.rows,
 }
 # rows that need no load generator
 WITHOUT_LOAD = {
@@ -107,6 +109,7 @@ WITHOUT_LOAD = {
     "detection-simulated",
     "forecast-simulated",
     "errors-simulated",
+    "console",
 }
 LONG = (
     "soak",

@@ -65,7 +65,7 @@ def cost(folder: Path, _seconds: float, versions: list[str], command: str) -> No
 def _written(folder: Path, size: int) -> tuple[str, str, str, str]:
     many = RECORDS if size < 1 << 20 else 1000
     rendering = Rendering("a", InputKeys(folder / "keys"), lambda: EMPTY)
-    audit = AuditLog(folder / "log", _ORIGIN, rendering, most_held=1 << 40)
+    audit = AuditLog(folder / "log", _ORIGIN, rendering, together=rendering.together, most_held=1 << 40)
     caller, body, now = Caller(local("a"), ListenerKind.LOCAL), b"x" * size, time.monotonic()
     record = RequestRecord(
         "f00dfeed00000001", caller, "POST", "/api/chat", "registry.ollama.ai/library/m:latest", 200,

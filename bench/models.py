@@ -1,7 +1,8 @@
 """One large model to every node of a mesh: what comes from outside, and how long it takes.
 
 `python -m bench models` starts a mesh of eight nodes as `bridgectl up` does, and a registry beside it.
-`BRIDGE_BENCH_MODEL_MIB` and `BRIDGE_BENCH_NODES` make it another size; TMPDIR says on which disk all lies.
+`BRIDGE_BENCH_MODEL_MIB` and `BRIDGE_BENCH_NODES` make it another size, `BRIDGE_BENCH_TURNS` repeats all;
+TMPDIR says on which disk all lies.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import http.client
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -30,6 +32,7 @@ from tests.fakes.oci_registry import OciRegistry, oci_registry
 
 NODES = int(os.environ.get("BRIDGE_BENCH_NODES", "8"))
 MIB = int(os.environ.get("BRIDGE_BENCH_MODEL_MIB", "1024"))
+TURNS = int(os.environ.get("BRIDGE_BENCH_TURNS", "1"))
 _HEAD = (
     "what",
     "seconds",
@@ -67,11 +70,11 @@ def models(folder: Path, _seconds: float, versions: list[str], command: str) -> 
     with oci_registry() as registry:
         try:
             mesh.up()
-            found = _through_the_mesh(mesh, registry)
+            turns = [_through_the_mesh(mesh, registry) for _ in range(TURNS)]
             mesh.run("down")
         finally:
             mesh.kill_everything()
-        found.append(_by_engines(folder, registry))
+        alone = _by_engines(folder, registry)
     text = (
         f"A model of {MIB} MiB (random bytes) from a registry on this machine to {NODES} agents of a mesh "
         f"that `bridgectl up` made, all on this machine's cores and one disk ({_filesystem(folder)}), which "
@@ -79,7 +82,10 @@ def models(folder: Path, _seconds: float, versions: list[str], command: str) -> 
         "by who takes it, as a piece and as part of the whole). The last row is what the embedded engines do "
         "by themselves, without TLS between nodes.\n\n"
     )
-    text += results.table(_HEAD, [_row(one, found[0]) for one in found])
+    rows = [_row([turn[at] for turn in turns], [turn[0] for turn in turns]) for at in range(len(turns[0]))]
+    text += results.table(_HEAD, [*rows, _row([alone], [turns[0][0]])])
+    if TURNS > 1:
+        text += f"\nOf {TURNS} turns, one after the other: medians, and beside each its least and greatest.\n"
     results.record("models", "A model to eight nodes", command, versions, text)
 
 
@@ -87,14 +93,13 @@ def _through_the_mesh(mesh: Bridge, registry: OciRegistry) -> list[Copied]:
     nodes = [agent["http"] for agent in mesh.mesh()["agents"]]
     stores = [mesh.state / f"node{number + 1}" / "models" for number in range(NODES)]
     agents = [psutil.Process(mesh.pid(f"node{number + 1}")) for number in range(NODES)]
-    found = []
+    found: list[Copied] = []
+    name = _offered(registry, 0)
     for what, who in (
         ("one node pulls", nodes[:1]),
         (f"the other {NODES - 1} pull what it has", nodes[1:]),
         (f"{NODES} nodes pull at once what nobody has", nodes),
     ):
-        if len(who) != NODES - 1:
-            name = _offered(registry, len(found))
         registry.sent, before = 0, _cpu_s(agents)
         began = time.monotonic()
         asyncio.run(_pull_all(who, name))
@@ -109,7 +114,7 @@ def _through_the_mesh(mesh: Bridge, registry: OciRegistry) -> list[Copied]:
 
 
 def _by_engines(folder: Path, registry: OciRegistry) -> Copied:
-    name = _offered(registry, 9)
+    name = _offered(registry, 0)
     registry.sent = 0
     stores = [folder / f"alone{number}" for number in range(NODES)]
     began = time.monotonic()
@@ -128,12 +133,22 @@ def _told(one: Copied) -> Copied:
     return one
 
 
-def _row(one: Copied, first: Copied) -> tuple[str, ...]:
-    share = one.sent / (MIB << 20)
-    ratio = "" if one is first else f"{one.seconds / first.seconds:.2f}×"
-    cpu = "" if one.cpu_s is None else f"{one.cpu_s:.1f}"
-    outside, rate = f"{share:.2f} × the model", f"{one.copies / one.seconds:.2f}"
-    return one.what, f"{one.seconds:.1f}", ratio, outside, rate, cpu
+def _row(turns: list[Copied], firsts: list[Copied]) -> tuple[str, ...]:
+    what, copies = turns[0].what, turns[0].copies
+    shares = [one.sent / (MIB << 20) for one in turns]
+    ratios = [one.seconds / first.seconds for one, first in zip(turns, firsts, strict=True)]
+    ratio = "" if turns == firsts else _spread(ratios, "{:.2f}×")
+    cpu = "" if turns[0].cpu_s is None else _spread([one.cpu_s or 0.0 for one in turns], "{:.1f}")
+    outside = f"{statistics.median(shares):.2f} × the model"
+    rate = f"{copies / statistics.median(one.seconds for one in turns):.2f}"
+    return what, _spread([one.seconds for one in turns], "{:.1f}"), ratio, outside, rate, cpu
+
+
+def _spread(values: list[float], form: str) -> str:
+    said = form.format(statistics.median(values))
+    if len(values) > 1:
+        said += f" ({form.format(min(values))} to {form.format(max(values))})"
+    return said
 
 
 def _cpu_s(agents: list[psutil.Process]) -> float:
@@ -146,7 +161,8 @@ def _filesystem(folder: Path) -> str:
 
 
 def _offered(registry: OciRegistry, seed: int) -> str:
-    registry.blobs.clear()
+    if f"team/m{seed}:v1" in registry.manifests:
+        return f"{registry.host}/team/m{seed}:v1"
     offer(registry, f"team/m{seed}:v1", np.random.default_rng(seed).bytes(MIB << 20))
     return f"{registry.host}/team/m{seed}:v1"
 

@@ -1,12 +1,13 @@
 """The headline figures in minutes: forms of this code against Envoy, in turns, with their spread.
 
-    python -m bench.quick [--turns N] [--seconds S] [--of NAME=FOLDER ...]
+    python -m bench.quick [--turns N] [--seconds S] [--row ROW ...] [--of NAME=FOLDER ...]
 
 Every subject is loaded for a moment, one after the other, again and again, so that whatever else the machine
 does meets all of them; what counts is each one's ratio to Envoy (and to the first form) within a turn. FOLDER
 is a checkout, or an unpacked wheel as `make compiled` leaves one: two checkouts are a before and an after,
 each put together by its own bench, since parts had other signatures before. Without `--of` this checkout
-runs as it is and, where `make compiled` was run, compiled.
+runs as it is and, where `make compiled` was run, compiled. Where neighbours take the processor now and then,
+many short turns of one row say more than few long ones of all: the middle half of them is told, too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -121,7 +122,7 @@ def _gateways(folder: Path, path: str) -> _Makers:
 
 
 @contextlib.contextmanager
-def _running(folder: Path, forms: dict[str, str]) -> Iterator[list[Subject]]:
+def _running(folder: Path, forms: dict[str, str], rows: Collection[str]) -> Iterator[list[Subject]]:
     """All that is measured, started; what is idle costs the one that is loaded next to nothing."""
     proxy, files = envoy(), certificates(folder)
     makers = {} if proxy is None else {ENVOY: _envoys(proxy, folder, files)}
@@ -139,13 +140,16 @@ def _running(folder: Path, forms: dict[str, str]) -> Iterator[list[Subject]]:
         tokens = ours("tokens", stream, CHUNKS, EVERY_MS)
         stack.enter_context(pinned(tokens, stream, core=UPSTREAM_CORE, log=folder / "tokens.log"))
         for form, make in makers.items():
-            hop, port = start(make.hop, target, make.path)
-            subjects += [Subject(row, form, port, [hop]) for row in (LOCAL, AGAIN)]
-            owner, port = start(make.owner, target, make.path)
-            entry, port = start(make.entry, port, make.path)
-            subjects.append(Subject(HOPS, form, port, [owner, entry]))
-            relay, port = start(make.hop, stream, make.path)
-            subjects.append(Subject(TOKENS, form, port, [relay]))
+            if {LOCAL, AGAIN} & set(rows):
+                hop, port = start(make.hop, target, make.path)
+                subjects += [Subject(row, form, port, [hop]) for row in (LOCAL, AGAIN) if row in rows]
+            if HOPS in rows:
+                owner, port = start(make.owner, target, make.path)
+                entry, port = start(make.entry, port, make.path)
+                subjects.append(Subject(HOPS, form, port, [owner, entry]))
+            if TOKENS in rows:
+                relay, port = start(make.hop, stream, make.path)
+                subjects.append(Subject(TOKENS, form, port, [relay]))
         yield subjects
 
 
@@ -182,12 +186,20 @@ def _rows(subjects: list[Subject]) -> list[tuple[str, ...]]:
 
 
 def _ratios(one: Subject, other: Subject) -> str:
-    """Requests a second, then CPU: the median of the turns' ratios, and the least and the greatest."""
+    """Requests a second, then CPU: the turns' median ratio, their middle half and their ends."""
     words = []
     for place in (0, 1):
         turns = [a[place] / b[place] for a, b in zip(one.samples, other.samples, strict=True)]
-        words.append(f"{statistics.median(turns):.2f}× ({min(turns):.2f}–{max(turns):.2f})")
+        low, middle, high = statistics.quantiles(turns, n=4, method="inclusive")
+        words.append(f"{middle:.2f}× ({low:.2f}–{high:.2f}; {min(turns):.2f}–{max(turns):.2f})")
     return ", ".join(words)
+
+
+def _turns(text: str) -> int:
+    """Quartiles of one turn are none."""
+    if (turns := int(text)) < 2:
+        raise argparse.ArgumentTypeError("two turns at least")
+    return turns
 
 
 def main() -> int:
@@ -196,8 +208,9 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=5, help="how often each is loaded (default 5)")
+    parser.add_argument("--turns", type=_turns, default=5, help="how often each is loaded (default 5)")
     parser.add_argument("--seconds", type=int, default=1, help="for how long, each time (default 1)")
+    parser.add_argument("--row", action="append", choices=ROWS, help="a row to measure, of all")
     parser.add_argument("--of", action="append", metavar="NAME=FOLDER", help="a form to measure")
     arguments = parser.parse_args()
     for hint in missing():
@@ -208,7 +221,7 @@ def main() -> int:
     if not named:
         named = {"pure": str(ROOT)} | ({"compiled": str(COMPILED)} if COMPILED.is_dir() else {})
     forms = {name: packages(Path(folder)) for name, folder in named.items()}
-    with work_folder() as folder, _running(folder, forms) as subjects:
+    with work_folder() as folder, _running(folder, forms, arguments.row or ROWS) as subjects:
         for subject in subjects:
             _load(subject, folder, 1)  # warm
         for _ in range(arguments.turns):
@@ -217,7 +230,7 @@ def main() -> int:
         rows = _rows(subjects)
     for form, path in forms.items():
         print(f"{form}: {version([sys.executable, '-c', _SAY_FORM], path)}")
-    print(f"{arguments.turns} turns; ratios are the median of the turns, and the least and the greatest.\n")
+    print(f"{arguments.turns} turns; ratios are the turns' median, their middle half and their ends.\n")
     print(results.table(_HEAD, rows))
     return 0
 

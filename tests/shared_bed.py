@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
+from bridge_agent.models.piece_rules import span
 from bridge_agent.models.shared.hold import PublishHold
 from bridge_agent.models.shared.patience import Patience
 from bridge_core.errors import BridgeError, Unavailable
@@ -15,6 +16,22 @@ from bridge_core.names import ModelName
 from tests.contract.models_bed import digest_of, manifest_of
 
 T = TypeVar("T")
+
+
+def forever() -> bool:
+    return True
+
+
+def goes_on(_: int) -> None:
+    return
+
+
+def pieces(data: bytes) -> Callable[[int], bytes]:
+    def read(piece: int) -> bytes:
+        begin, length = span(len(data), piece)
+        return data[begin : begin + length]
+
+    return read
 
 
 class Share:

@@ -8,6 +8,7 @@
 # COMPILE    no: leave what runs for every request interpreted, and need no compiler
 # CA_BUNDLE  a file of CA certificates that the build trusts for its downloads, behind a proxy that has its own
 # OUT        a folder for the images as OCI archives, say OUT=dist
+# FRESH      yes: use no layer of an earlier build
 # ISOLATION  buildah's: chroot works inside containers and without cgroups
 set -euo pipefail
 cd "$(dirname "$0")/.."

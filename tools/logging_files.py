@@ -153,6 +153,25 @@ VISUALS: Final[Sequence[Panel]] = (
         ),
     ),
     (
+        "forecasts",
+        "Forecasts: seconds until a limit is likely to be hit, by node and figure",
+        "line",
+        "event.action:forecast",
+        (
+            _metric("min", "bridge.forecast.likely_s"),
+            _hours(interval="auto"),
+            _terms("bridge.forecast.node", 20, "group", by="_key"),
+            _terms("bridge.forecast.figure", 4, "group", by="_key"),
+        ),
+    ),
+    (
+        "alerts",
+        "Alerts, and that they were over",
+        "table",
+        "event.action:(alert OR alert_over)",
+        (_COUNT, _terms("bridge.alert", 50, "bucket"), _terms("event.action", 2, "bucket")),
+    ),
+    (
         "lines-dropped",
         "Lines of logs that were left out, by node",
         "table",
@@ -169,6 +188,19 @@ VISUALS: Final[Sequence[Panel]] = (
 
 Listing = tuple[str, str, str, Sequence[str]]
 SEARCHES: Final[Sequence[Listing]] = (
+    (
+        "forecasts-list",
+        "Forecasts in words: what will be full, when, and how sure that is",
+        "event.action:forecast",
+        (
+            "bridge.forecast.node",
+            "bridge.forecast.figure",
+            "bridge.forecast.of",
+            "event.reason",
+            "bridge.forecast.earliest_s",
+            "bridge.forecast.latest_s",
+        ),
+    ),
     (
         "failed-requests",
         "Failed requests, with the trail of their tries",

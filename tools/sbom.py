@@ -30,8 +30,8 @@ Component = dict[str, Any]
 
 def python_components(folder: Path) -> Iterator[Component]:
     """Every distribution whose metadata lies anywhere below `folder`, this project's own among them."""
-    found = {str(path.parent) for path in folder.rglob("*.dist-info/METADATA")}
-    for one in metadata.distributions(path=sorted({str(Path(path).parent) for path in found})):
+    found = {str(path.parents[1]) for path in folder.rglob("*.dist-info/METADATA")}
+    for one in metadata.distributions(path=sorted(found)):
         name = re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower()
         yield {
             "type": "application" if name == PROJECT else "library",

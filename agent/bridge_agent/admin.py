@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from bridge_agent.status_report import AgentReport
+from bridge_agent.view.view_pages import ROOT, view_pages
 from bridge_core.admin_access import refusal
 from bridge_core.http1 import App, Exchange
 
@@ -25,6 +26,7 @@ def admin_app(
     not_ready: Callable[[], str],
     own_name: str,
     explain: App | None = None,
+    recent: App | None = None,
 ) -> App:
     """The listener's application.
 
@@ -34,6 +36,7 @@ def admin_app(
         not_ready: Why the agent cannot serve at present; empty when it can.
         own_name: This machine's, which requests may be for.
         explain: Answers /explain?id=.
+        recent: Answers what the last requests were; with it there is the node's own page, at /view/.
     """
 
     def ready(exchange: Exchange) -> None:
@@ -50,6 +53,10 @@ def admin_app(
 
     if explain is not None:
         pages["/explain"] = explain
+    if recent is not None:
+        pages |= view_pages(recent)
+
+    named = [path for path in pages if not path.startswith(f"{ROOT}/") or path == f"{ROOT}/"]
 
     def app(exchange: Exchange) -> None:
         if reason := refusal(exchange.request, own_name):
@@ -57,7 +64,7 @@ def admin_app(
             return
         page = pages.get(exchange.request.path)
         if page is None:
-            _answer(exchange, 404, _TEXT, f"pages: {' '.join(pages)}\n".encode())
+            _answer(exchange, 404, _TEXT, f"pages: {' '.join(named)}\n".encode())
         elif exchange.request.method not in {"GET", "HEAD"}:
             exchange.respond(405, [(b"content-type", _TEXT), (b"allow", b"GET, HEAD")], b"GET only\n")
         else:

@@ -454,6 +454,8 @@ class Agent:
             loading=lambda: self._loads.busy,
             warmed=self._engines_changed,
             habits=self._state.habits,
+            programs=self._state.programs,
+            processes=self._loaded_engines,
             keys=BlobKeys(lambda: self._state.seal_folder(load_config(self._state).seal)),
             registries=self._registries,
         )
@@ -561,6 +563,7 @@ class Agent:
             not_ready=self._reports.not_ready,
             own_name=self._host_name,
             explain=coroutine_app(gateway.explain, self._requests),
+            recent=gateway.recent,
         )
         await listening.open_admin(admin)
         log.info("agent_serving", node=str(self._node), **self._addresses)
@@ -628,6 +631,11 @@ class Agent:
         """The instances that this agent runs: their models are in its own store."""
         return tuple(one for one in self._supervisor.instances() if one.id in self._run_here)
 
+    def _loaded_engines(self) -> tuple[tuple[int, int], ...]:
+        """Pid and start time of those that have a model loaded: what its load took of libraries is there."""
+        found = (self._supervisor.process(one.id) for one in self._own_engines() if one.loaded)
+        return tuple(one for one in found if one is not None)
+
     def _models_changed(self) -> None:
         for instance in self._own:
             self._supervisor.refresh(instance)
@@ -640,6 +648,7 @@ class Agent:
         self._supervisor.refresh(instance)
 
     def _take_progress(self, instance: str, model: str) -> None:
+        self._service.progressed(instance)
         self._supervisor.activity(instance, model=model, progress=True)
 
     def _renewed(self) -> None:

@@ -138,6 +138,7 @@ class StateDir:
         self.seal = root / "seal"
         self.models = root / "models"
         self.habits = root / "habits.json"  # what models are asked for at which time of day
+        self.programs = root / "engine-programs.json"  # the files that engines are made of
         self.engines = root / "engines"
         self.lock = root / "agent.lock"
 

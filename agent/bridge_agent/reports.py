@@ -176,6 +176,7 @@ class Reports:
             models=self._models.counts,
             demand=self._demand.loads,
             program=_PROGRAM,
+            now=time.time(),
         )
 
     def report(self) -> AgentReport:

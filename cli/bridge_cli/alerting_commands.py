@@ -10,7 +10,7 @@ import typer
 from bridge_cli.output import JsonOption, columns, plain, print_json, say_aside, say_line
 from bridge_cli.where import Where, asks_registry
 
-_TIMEOUT_S: Final = 15.0
+TIMEOUT_S: Final = 15.0
 _ORDER: Final = ("raised", "silent", "beyond", "ok")
 _NOT_TAKEN: Final = 1
 
@@ -26,8 +26,8 @@ def register(app: typer.Typer) -> None:
 @asks_registry
 def status_command(*, as_json: JsonOption = False, where: Where) -> None:
     """Show every AlertRule with how much it watches, and every AlertReceiver with what became of messages."""
-    answer = _asked(
-        where, lambda desk, wire: desk.AlertingStatus(wire.AlertingStatusRequest(), timeout=_TIMEOUT_S)
+    answer = asked(
+        where, lambda desk, wire: desk.AlertingStatus(wire.AlertingStatusRequest(), timeout=TIMEOUT_S)
     )
     if as_json:
         print_json(plain(answer))
@@ -52,9 +52,9 @@ def explain_command(
     """Show everything that a rule looks at, with its value now. Exits 1 where something is raised."""
     if not rule:  # to a registry that is all of them
         raise typer.BadParameter("the name of an AlertRule; `bridgectl alerting status` lists them")
-    (found,) = _asked(
+    (found,) = asked(
         where,
-        lambda desk, wire: desk.AlertingStatus(wire.AlertingStatusRequest(rule=rule), timeout=_TIMEOUT_S),
+        lambda desk, wire: desk.AlertingStatus(wire.AlertingStatusRequest(rule=rule), timeout=TIMEOUT_S),
     ).rules
     if as_json:
         print_json(plain(found))
@@ -73,9 +73,9 @@ def try_command(
     where: Where,
 ) -> None:
     """Send a made-up alert (BridgeTest) to a receiver now, and say what it answered. Exits 1 if not taken."""
-    answer = _asked(
+    answer = asked(
         where,
-        lambda desk, wire: desk.TryReceiver(wire.TryReceiverRequest(receiver=receiver), timeout=_TIMEOUT_S),
+        lambda desk, wire: desk.TryReceiver(wire.TryReceiverRequest(receiver=receiver), timeout=TIMEOUT_S),
     )
     if as_json:
         print_json(plain(answer))
@@ -86,7 +86,7 @@ def try_command(
     raise SystemExit(0 if answer.taken else _NOT_TAKEN)
 
 
-def _asked(where: Where, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+def asked(where: Where, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
     """What the registry answers to `call`, told the service's stub and the module of its messages."""
 
     async def work(stub: Any) -> Any:

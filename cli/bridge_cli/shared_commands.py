@@ -15,6 +15,8 @@ from bridge_core.errors import Fatal
 from bridge_core.names import canonical_or_same
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from bridge_cli.access import Access
     from bridge_cli.models_remote import Outcome, Show
     from bridge_core.snapshot import Snapshot
@@ -36,12 +38,7 @@ def shared_command(
         to = where.access()
         return await shared_at(to, await snapshot_of(to), nodes or [])
 
-    def work() -> list[Outcome]:
-        import asyncio
-
-        return asyncio.run(ask())
-
-    outcomes = guarded(work)
+    outcomes = _outcomes(ask)
     if as_json:
         print_json(outcomes)
     else:
@@ -111,12 +108,7 @@ def publish_command(
                 to, snapshot, [writer], path=model_answers.PUBLISH, asked=ModelAsked(name), show=show
             )
 
-    def work() -> list[Outcome]:
-        import asyncio
-
-        return asyncio.run(ask())
-
-    (outcome,) = guarded(work)
+    (outcome,) = _outcomes(ask)
     if as_json:
         print_json(outcome)
     else:
@@ -156,12 +148,7 @@ def unpublish_command(
             to, snapshot, [remover], path=model_answers.UNPUBLISH, asked=asked, show=_told(quiet=as_json)
         )
 
-    def work() -> list[Outcome]:
-        import asyncio
-
-        return asyncio.run(ask())
-
-    (outcome,) = guarded(work)
+    (outcome,) = _outcomes(ask)
     if as_json:
         print_json(outcome)
     else:
@@ -169,6 +156,12 @@ def unpublish_command(
         say(one_line(f"{outcome.node}: {f'failed: {outcome.fault}' if outcome.fault else done}"))
     if outcome.fault:
         raise typer.Exit(1)
+
+
+def _outcomes(ask: Callable[[], Coroutine[Any, Any, list[Outcome]]]) -> list[Outcome]:
+    import asyncio
+
+    return guarded(lambda: asyncio.run(ask()))
 
 
 def _told(*, quiet: bool) -> Show:
@@ -196,7 +189,7 @@ def remover_of(outcomes: list[Outcome], name: str) -> str:
     if seeing:
         raise Fatal(
             f"none of the nodes that see {name} in shared storage may write there: {', '.join(seeing)}",
-            hint='"publish": true beside models.shared in the agent.json of one lets it',
+            hint='"publish": true in models.shared of the agent.json of one lets it',
         )
     raise Fatal(
         f"no node sees {name} in its shared storage",
@@ -218,7 +211,7 @@ async def _writer_of(to: Access, snapshot: Snapshot, name: str) -> str:
     if not able:
         raise Fatal(
             f"none of the nodes that have {name} may write into shared storage: {', '.join(having)}",
-            hint='"publish": true beside models.shared in the agent.json of one lets it',
+            hint='"publish": true in models.shared of the agent.json of one lets it',
         )
     return min(able, key=lambda node: (able[node], node))
 

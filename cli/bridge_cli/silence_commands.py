@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Any, Final
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
+from bridge_cli.alerting_commands import TIMEOUT_S, asked
 from bridge_cli.health_commands import alerts
 from bridge_cli.output import JsonOption, columns, plain, print_json, say_line, when
 from bridge_cli.where import Where, asks_registry
 from bridge_core.command.guard import guarded
 from bridge_core.errors import Fatal
-from bridge_core.quantities import parse_duration
-
-_TIMEOUT_S: Final = 15.0
+from bridge_core.quantities import parse_duration, say_span
 
 
 def register(_app: typer.Typer) -> None:
@@ -44,10 +43,10 @@ def silence_command(
 ) -> None:
     """Have nobody told of some alerts for a while. They are still shown, with who, until when and why."""
     seconds = guarded(lambda: _seconds(lasts))
-    answer = _asked(
+    answer = asked(
         where,
         lambda desk, wire: desk.Silence(
-            wire.SilenceRequest(matchers=matchers, seconds=seconds, reason=reason), timeout=_TIMEOUT_S
+            wire.SilenceRequest(matchers=matchers, seconds=seconds, reason=reason), timeout=TIMEOUT_S
         ),
     )
     if as_json:
@@ -61,8 +60,8 @@ def silence_command(
 @asks_registry
 def silences_command(*, as_json: JsonOption = False, where: Where) -> None:
     """List the silences that last: what they are about, who made them, until when and why."""
-    answer = _asked(
-        where, lambda desk, wire: desk.Silences(wire.SilencesRequest(), timeout=_TIMEOUT_S)
+    answer = asked(
+        where, lambda desk, wire: desk.Silences(wire.SilencesRequest(), timeout=TIMEOUT_S)
     ).silences
     if as_json:
         print_json([plain(one) for one in answer])
@@ -79,8 +78,8 @@ def unsilence_command(
     where: Where,
 ) -> None:
     """End a silence: what it was about is told again."""
-    answer = _asked(
-        where, lambda desk, wire: desk.Unsilence(wire.UnsilenceRequest(id=silence), timeout=_TIMEOUT_S)
+    answer = asked(
+        where, lambda desk, wire: desk.Unsilence(wire.UnsilenceRequest(id=silence), timeout=TIMEOUT_S)
     )
     if as_json:
         print_json(plain(answer.silence))
@@ -90,8 +89,6 @@ def unsilence_command(
 
 def silence_lines(silences: Iterable[Any], now: float) -> Iterable[str]:
     """Silences for people."""
-    from bridge_core.quantities import say_span
-
     rows = [("SILENCE", "ENDS IN", "SILENT NOW", "BY", "WHAT", "WHY")]
     rows += [
         (one.id, say_span(one.ends_unix - now), str(one.silences), one.by, _meant(one), one.reason)
@@ -116,16 +113,3 @@ def _seconds(text: str) -> float:
         return parse_duration(text.strip())
     except ValueError as fault:
         raise Fatal(f"--for {text[:40]!r}: {fault}", hint="30m, 2h, 7d") from None
-
-
-def _asked(where: Where, call: Callable[[Any, Any], Awaitable[Any]]) -> Any:
-    """What the registry answers to `call`, told the service's stub and the module of its messages."""
-
-    async def work(stub: Any) -> Any:
-        from bridge_wire.v1 import alerting_pb2 as wire
-        from bridge_wire.v1.alerting_pb2_grpc import AlertingStub
-
-        desk = AlertingStub(stub.channel)  # type: ignore[no-untyped-call]  # generated
-        return await call(desk, wire)
-
-    return where.call(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -29,11 +30,19 @@ class KeyedHash:
         return self.outer(self.inner(data))
 
     def hex_of(self, data: bytes) -> str:
-        """The hash of `data`, hexadecimal: as `of`, without calls of its own."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(data)
-        outer.update(inner.digest())
-        return outer.hexdigest()
+        """The hash of `data`, hexadecimal."""
+        return self.hex_of_all([data])[0]
+
+    def hex_of_all(self, many: Sequence[bytes]) -> list[str]:
+        """The hashes of many, hexadecimal: without a call for each."""
+        found = []
+        begun, ended = self._inner.copy, self._outer.copy
+        for data in many:
+            inner, outer = begun(), ended()
+            inner.update(data)
+            outer.update(inner.digest())
+            found.append(outer.hexdigest())
+        return found
 
     def inner(self, data: bytes) -> bytes:
         """The first half: with the key, `outer` makes the hash of it, and nobody makes it from that."""

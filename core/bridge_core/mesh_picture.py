@@ -34,6 +34,17 @@ class InstancePicture(msgspec.Struct, frozen=True):
     out: bool = False
 
 
+class GpuPicture(msgspec.Struct, frozen=True):
+    """A GPU: how much of its memory is used, in whole percent, and how warm it is, in steps of five degrees;
+    so that it is another picture only where people would see a difference. `celsius` is 0 where nobody says.
+    """
+
+    uuid: str
+    memory_bytes: int
+    used_percent: int
+    celsius: int = 0
+
+
 class NodePicture(msgspec.Struct, frozen=True):
     """A node.
 
@@ -52,6 +63,7 @@ class NodePicture(msgspec.Struct, frozen=True):
         instances: Its engines.
         requests_per_s: That came in there.
         errors_per_s: Of them, those that failed.
+        gpus: Its GPUs, as it reports them.
     """
 
     name: str
@@ -68,6 +80,7 @@ class NodePicture(msgspec.Struct, frozen=True):
     instances: tuple[InstancePicture, ...] = ()
     requests_per_s: float = 0.0
     errors_per_s: float = 0.0
+    gpus: tuple[GpuPicture, ...] = ()
 
 
 class ModelPicture(msgspec.Struct, frozen=True):

@@ -143,6 +143,10 @@ class _Followed(ssl.SSLContext):
         newest = self._newest
         return super().wrap_bio(*args, **named) if newest is None else newest.wrap_bio(*args, **named)
 
+    def wrap_socket(self, *args: Any, **named: Any) -> ssl.SSLSocket:
+        newest = self._newest
+        return super().wrap_socket(*args, **named) if newest is None else newest.wrap_socket(*args, **named)
+
 
 def server_context(
     cert: Path | str, key: Path | str, ca: Path | str, *, require_client: bool

@@ -310,6 +310,7 @@ class Registry:
             lambda: self.alerting.desk.alerts,
             self._traffic,
             silences=lambda: self.alerting.desk.silences.lasting,
+            gauges=lambda: {name: one.gauges for name, one in self.health.heard.items()},
             trust_domain=domain,
             standing=self._standing,
         )
@@ -404,7 +405,7 @@ class Registry:
                 ScalingFigures(self.scaling),
                 MeshFigures(self.feed, self._traffic),
                 self.alert_figures,
-                ForecastFigures(partial(self.alerting.desk.forecasts, hit=True)),
+                ForecastFigures(partial(self.alerting.desk.forecasts, hit=True), self.alerting.desk.fullest),
             )
             app = self._admin_app = AdminApp(collectors, self._readiness, socket.gethostname())
             host, port = self.settings.admin

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from bridge_wire.v1 import clients_pb2, console_pb2
 from bridge_wire.v1.console_pb2_grpc import ConsoleStub
-from tests.browser_bed import Chromium, button
+from tests.browser_bed import Chromium, Page, button
 from tests.fakes.store import FakeEtcd
 from tests.registry_bed import Bed, leading
 from tests.support import eventually
@@ -28,6 +28,15 @@ async def code_of(bed: Bed) -> str:
     cert, key = (path.read_bytes() for path in bed.registry.settings.pki.pair("admin"))
     async with bed.called_by(cert, key) as channel:
         return str((await ConsoleStub(channel).SignIn(console_pb2.SignInRequest())).code)
+
+
+async def signed_in(page: Page) -> None:
+    """Uses the code that the page has."""
+    await page.until(
+        "document.querySelector('form button') && !document.querySelector('form button').disabled"
+    )
+    await page.click("document.querySelector('form button')")
+    await page.shows("signed in as admin")
 
 
 def url(bed: Bed, view: str) -> str:
@@ -91,11 +100,7 @@ async def test_a_code_that_is_none_is_said_and_a_tab_that_has_half_a_session_is_
         await page.click("document.querySelector('form button')")
         await page.shows("this code was used already, or is none of this registry's")
         await page.js(f"location.hash = '#sign-in/{await code_of(bed)}'")
-        await page.until(
-            "document.querySelector('form button') && !document.querySelector('form button').disabled"
-        )
-        await page.click("document.querySelector('form button')")
-        await page.shows("signed in as admin")
+        await signed_in(page)
         # The cookie is there; what another tab has not got is the token.
         await page.js("sessionStorage.clear()")
         await page.reload()
@@ -111,11 +116,7 @@ async def test_an_alert_is_silenced_by_keys_and_the_silence_ended(browser: Chrom
     await bed.join("n1")
     await eventually(lambda: bed.registry.alerting.desk.alerts != (), 60)
     async with browser.page(url(bed, f"sign-in/{await code_of(bed)}")) as page:
-        await page.until(
-            "document.querySelector('form button') && !document.querySelector('form button').disabled"
-        )
-        await page.click("document.querySelector('form button')")
-        await page.shows("signed in as admin")
+        await signed_in(page)
         await page.js("location.hash = '#alerts'")
         await page.until("document.querySelector('.hush summary')")
         await page.js("document.querySelector('.hush summary').focus()")

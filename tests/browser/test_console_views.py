@@ -14,7 +14,7 @@ import pytest
 
 from bridge_core.explanation import Considered, HopReport, PassedOver, Tried
 from bridge_core.http1 import App, Exchange
-from bridge_core.mesh_picture import AlertPicture, MeshPicture, ModelPicture, RoutePicture
+from bridge_core.mesh_picture import AlertPicture, GpuPicture, MeshPicture, ModelPicture, RoutePicture
 from bridge_core.recent import Recent
 from tests.browser_bed import Chromium, Page, axe, button
 from tests.console_bed import BEGAN, HOSTILE, Console, console, node, picture
@@ -22,8 +22,8 @@ from tests.console_bed import BEGAN, HOSTILE, Console, console, node, picture
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 VIEWS = {
-    "mesh": "requests a second",
-    "mesh/node1": "Safe to stop",
+    "mesh": "75 % of 80 GiB, 65 °C",
+    "mesh/node1": "GPU-1a: 75 %",
     "models": "First byte p50",
     "heat": "the fuller the colour",
     "requests": "Who asks whom",
@@ -50,8 +50,12 @@ def alert(name: str = "full@node1", **more: object) -> AlertPicture:
 
 
 def mesh() -> MeshPicture:
+    gpu = GpuPicture("GPU-1a", 80 * 2**30, 75, 65)
     return picture(
-        node(1), node(2), node(3, "drained"), alerts=(alert(), alert("old", ended_unix=BEGAN + 60))
+        node(1, gpus=(gpu,)),
+        node(2),
+        node(3, "drained"),
+        alerts=(alert(), alert("old", ended_unix=BEGAN + 60)),
     )
 
 
@@ -224,7 +228,9 @@ async def test_everything_is_reached_by_keys(browser: Chromium) -> None:
 
 async def test_hostile_names_are_text_in_every_view(browser: Chromium) -> None:
     bad = msgspec.structs.replace(
-        node(1, "away", rejected=HOSTILE, silent_to={HOSTILE: 1}), version=HOSTILE, labels={HOSTILE: HOSTILE}
+        node(1, "away", rejected=HOSTILE, gpus=(GpuPicture(HOSTILE, 1, 0),), silent_to={HOSTILE: 1}),
+        version=HOSTILE,
+        labels={HOSTILE: HOSTILE},
     )
     there = node(2)
     engine = msgspec.structs.replace(

@@ -138,11 +138,15 @@ async def test_pages_of_other_sites_get_nothing(bed: Console) -> None:
 
 
 async def test_the_files_are_small_and_the_vendored_one_is_the_one_that_is_named() -> None:
-    folder = files("bridge_registry.console") / "page"
-    sizes = {one.name: len(one.read_bytes()) for one in folder.iterdir()}
-    assert sum(sizes.values()) < 150_000
-    digest = hashlib.sha256((folder / "vendor-preact-htm.js").read_bytes()).hexdigest()
-    assert digest in (folder / "README.md").read_text()
+    shared = files("bridge_core") / "page"
+    for package in ("bridge_registry.console", "bridge_agent.view"):
+        folder = files(package) / "page"
+        own = {one.name: len(one.read_bytes()) for one in folder.iterdir()}
+        sizes = own | {one.name: len(one.read_bytes()) for one in shared.iterdir()}
+        assert sum(sizes.values()) < 150_000
+        assert {one.name for one in shared.iterdir()} & own.keys() <= {"README.md"}, "no second copy"
+    digest = hashlib.sha256((shared / "vendor-preact-htm.js").read_bytes()).hexdigest()
+    assert digest in (shared / "README.md").read_text()
 
 
 async def test_the_hour_the_history_and_no_requests(bed: Console) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import subprocess
 import sys
 from typing import Any
@@ -10,6 +12,8 @@ import msgspec
 import pytest
 import yaml
 
+from bridge_agent.admin import admin_app
+from bridge_core.http1 import serve
 from tests.chart_bed import CHART, each_shape, objects, pod_of, render
 
 _LASTING = ("StatefulSet", "DaemonSet", "Deployment")
@@ -64,6 +68,42 @@ def test_what_runs_on_is_probed_bounded_and_spread(rendered: list[dict[str, Any]
             agent = spec["containers"][0]
             drain = int(agent["lifecycle"]["preStop"]["exec"]["command"][-1])
             assert spec["terminationGracePeriodSeconds"] > drain
+
+
+async def test_probes_say_what_the_admin_listener_answers(helm: str) -> None:
+    said = ""
+    admin = admin_app(
+        metrics=lambda exchange: exchange.respond(200),
+        report=lambda: None,  # type: ignore[arg-type, return-value]  # no probe asks it
+        not_ready=lambda: said,
+        own_name="gpu-01",
+    )
+    server = await serve(admin, name="admin", host="127.0.0.1", port=0)
+    specs = (pod_of(thing) for thing in objects(render(helm, {}).stdout))
+    containers = [one for pod in specs if pod is not None for one in pod["spec"]["containers"]]
+    asking = {
+        (one["name"], kind): probe
+        for one in containers
+        for kind, probe in one.items()
+        if kind.endswith("Probe") and "/dev/tcp/" in str(probe)
+    }
+    assert {name for name, _ in asking} == {"agent", "registry", "store-guard"}
+
+    async def answers(probe: dict[str, Any]) -> bool:
+        argv = [
+            re.sub(r"(/127\.0\.0\.1/)\d+", rf"\g<1>{server.port}", one) for one in probe["exec"]["command"]
+        ]
+        process = await asyncio.create_subprocess_exec(*argv, stderr=asyncio.subprocess.DEVNULL)
+        return await process.wait() == 0
+
+    try:
+        assert [one for one, probe in asking.items() if not await answers(probe)] == []
+        said = "it drains"
+        refused = {one for one, probe in asking.items() if not await answers(probe)}
+        assert refused == {one for one in asking if one[1] == "readinessProbe"}
+    finally:
+        await server.close(0.0)
+    assert not any([await answers(probe) for probe in asking.values()])
 
 
 def test_services_policies_and_budgets_select_pods_that_there_are(rendered: list[dict[str, Any]]) -> None:

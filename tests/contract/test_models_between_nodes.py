@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bridge_agent.models.origin import Origin
 from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.pulling import ModelPulls
 from bridge_core.dialects.errors import ApiError
+from bridge_core.errors import BridgeError
 from bridge_core.model_store.layout import ModelStore
 from bridge_core.names import ModelName
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, models_bed, offer, settled
@@ -175,6 +177,48 @@ async def test_a_model_whose_blobs_do_not_stay_is_not_listed(models: ModelsBed) 
         with pytest.raises(ApiError, match="is not whole"):
             _ = [one async for one in pulls.records(ModelName.parse(models.name()), insecure=True)]
     assert not models.manifest_path("a").exists()
+
+
+class Hanging:
+    """A shared storage that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+
+    def manifest(self, _name: ModelName) -> bytes | None:
+        """Nothing, late."""
+        self.answers.wait(30)
+        return None
+
+
+async def test_a_shared_storage_that_hangs_delays_no_first_pull(models: ModelsBed) -> None:
+    offer(models.registry, "team/big:v1", BLOB)
+    node, shared, asked = models.bed["a"], Hanging(), asyncio.Event()
+
+    async def no_room(_incoming: int, _keep: ModelName) -> None:
+        asked.set()  # the manifest is there, and its bytes are known
+        raise BridgeError("that is enough")
+
+    async with asyncio.TaskGroup() as group:
+        pulls = ModelPulls(
+            Blobs(models.root("a")),
+            lambda: ModelStore(models.root("a")),
+            node.view,
+            peers=PeerClient(node.view, node.upstreams),
+            fetcher=NothingStays(),  # type: ignore[arg-type]  # a fake
+            origin=lambda name, insecure: Origin(name, insecure=insecure),
+            group=group,
+            changed=lambda: None,
+            room=no_room,
+            check=models.desks["a"].signatures.check,
+            shared=shared,  # type: ignore[arg-type]  # a fake
+        )
+        try:
+            with pytest.raises(BridgeError, match="that is enough"):
+                _ = [one async for one in pulls.records(ModelName.parse(models.name()), insecure=True)]
+            assert asked.is_set()
+        finally:
+            shared.answers.set()
 
 
 async def test_a_piece_damaged_in_the_rest_is_fetched_anew(models: ModelsBed) -> None:

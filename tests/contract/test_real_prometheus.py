@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bridge_agent.gateway.counters import GatewayCounters
 from bridge_agent.telemetry.metrics import metrics_of
 from bridge_agent.telemetry.sources import Sources
 from bridge_agent.tracing.context_rules import Trace
+from bridge_core import exposition
 from bridge_core.audit.queue import AuditLog
 from bridge_core.errors import BridgeError
 from bridge_core.http1 import Exchange, Pool, serve
@@ -72,7 +74,7 @@ async def prometheus(tmp_path: Path) -> AsyncIterator[tuple[Pool, list[bytes]]]:
     """One that scrapes such an agent, and what it asks that for."""
     accepted = list[bytes]()
     app = admin_app(
-        metrics=agent_metrics(),
+        metrics=partial(exposition.answer, registry=agent_metrics()),
         report=lambda: None,  # type: ignore[arg-type, return-value]  # nobody asks for it here
         not_ready=lambda: "",
         own_name="n",
@@ -110,7 +112,8 @@ async def test_it_keeps_which_request_was_so_slow(prometheus: tuple[Pool, list[b
     async def asked(path: str) -> list[Any]:
         try:
             async with pool.request("GET", f"/api/v1/{path}") as response:
-                return list(json.loads(await response.read(1 << 20)).get("data", ()))
+                body = await response.read(1 << 20)
+                return list(json.loads(body).get("data", ())) if response.status == 200 else []
         except (BridgeError, OSError):  # it starts still
             return []
 

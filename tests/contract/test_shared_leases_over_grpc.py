@@ -19,7 +19,7 @@ from bridge_agent.models.shared.tier_writes import TierWriter
 from bridge_core import keyspace
 from bridge_core.errors import BridgeError, Unavailable
 from bridge_core.names import ModelName, canonical
-from bridge_core.store.api import Delete, Store
+from bridge_core.store.api import Delete, Put, Store
 from bridge_registry.shared_storage.hold_rules import BEATS, MOST_HELD
 from bridge_registry.shared_storage.publications import Publications
 from bridge_wire.v1 import shared_storage_pb2 as pb
@@ -130,6 +130,18 @@ async def test_a_writer_that_breaks_off_keeps_its_lease_until_it_runs_out(tmp_pa
             return False
 
         assert await eventually(taken)
+
+
+async def test_a_remover_beside_a_record_that_cannot_be_read_leaves_none_of_its_own(tmp_path: Path) -> None:
+    etcd = FakeEtcd()
+    async with leading(tmp_path / "r", etcd) as bed:
+        a, _ = await client_of(bed, tmp_path, "a")
+        other = f"{keyspace.PUBLISHING}{TIER}/{'0' * 64}"
+        etcd.apply([Put(other, b"no record")])
+        with pytest.raises(BridgeError, match="cannot be read"):
+            async with held([a], TIER, MODEL, alone=True):
+                pass
+        assert [item.key for item in etcd.listing(keyspace.PUBLISHING).items] == [other]
 
 
 async def test_a_lease_that_the_store_lost_is_not_renewed(tmp_path: Path) -> None:

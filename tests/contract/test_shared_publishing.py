@@ -9,13 +9,12 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge_agent.models.piece_rules import span
 from bridge_agent.models.section import ModelsSection
 from bridge_agent.models.shared.fence_files import FENCES, IDENTITY
 from bridge_agent.models.shared.hold import Hold, held
@@ -32,29 +31,13 @@ from bridge_core.names import ModelName
 from bridge_core.snapshot import Node
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, manifest_of, models_bed, offer
 from tests.contract.test_models_admin_commands import ask
-from tests.shared_bed import Hanging, Leases, Share
+from tests.shared_bed import Hanging, Leases, Share, forever, goes_on, pieces
 from tests.support import eventually
 
 SIZE = 5 * MIB + 321  # two pieces
 BLOB = bytes_of(SIZE)
 HEX = digest_of(BLOB)[7:]
 NAME = ModelName.parse("team/big:v1")
-
-
-def forever() -> bool:
-    return True
-
-
-def goes_on(_: int) -> None:
-    return
-
-
-def pieces(data: bytes) -> Callable[[int], bytes]:
-    def read(piece: int) -> bytes:
-        begin, length = span(len(data), piece)
-        return data[begin : begin + length]
-
-    return read
 
 
 def publish(writer: TierWriter) -> None:

@@ -34,7 +34,7 @@ from bridge_core.snapshot import Node
 from tests.contract.models_bed import MIB, ModelsBed, bytes_of, digest_of, manifest_of, models_bed, offer
 from tests.contract.test_models_admin_commands import ask
 from tests.fakes.s3_store import SECRET, S3Store, s3_store
-from tests.shared_bed import Leases
+from tests.shared_bed import Leases, forever, goes_on, pieces
 
 SIZE = 9 * MIB + 321  # three pieces
 BLOB = bytes_of(SIZE)
@@ -42,22 +42,6 @@ HEX = digest_of(BLOB)[7:]
 LARGE = BLOB + BLOB + BLOB[: 3 * MIB]  # two parts
 NAME = ModelName.parse("team/big:v1")
 PLACE = f"{NAME.host}/team/big/v1"
-
-
-def forever() -> bool:
-    return True
-
-
-def goes_on(_: int) -> None:
-    return
-
-
-def pieces(data: bytes) -> Callable[[int], bytes]:
-    def read(piece: int) -> bytes:
-        begin, length = span(len(data), piece)
-        return data[begin : begin + length]
-
-    return read
 
 
 def written(path: Path, settings: dict[str, Any]) -> SharedSection:

@@ -28,7 +28,7 @@ from bridge_core.model_signing.keys import signed_with
 from bridge_core.model_signing.policies import ModelSignaturePolicy, Signer
 from bridge_core.model_signing.statement import write_statement
 from bridge_core.model_store.layout import MANIFEST_MEDIA, Layer
-from bridge_core.names import DEFAULT_HOST
+from bridge_core.names import DEFAULT_HOST, canonical_or_same
 from bridge_core.snapshot import Backend, Instance, MemberModel, Node, Route
 from tests.contract.gateway_bed import Answer, issue, mesh
 from tests.contract.models_bed import ModelsBed, bytes_of, digest_of, models_bed, offer
@@ -310,6 +310,20 @@ async def test_a_model_that_is_exchanged_on_the_disk_is_withheld(models: ModelsB
     path.write_bytes(manifest)
     models.lists("a", member(models, manifest, "m:v1"))
     assert (await ask(models, "m:v1")).status == 403  # at once, before anybody looked
+
+
+async def test_what_was_found_of_a_model_that_is_gone_is_forgotten_and_asked_anew(models: ModelsBed) -> None:
+    models.bed.publish(signature__company=policy())
+    manifest = offer_signed(models)
+    assert (await models.pull("a"))[-1] == {"status": "success"}
+    gate, name = models.desks["a"].signatures, canonical_or_same(models.name())
+    assert not gate.refuses(name)  # judged when it was pulled, before any engine listed it
+    models.lists("a", member(models, manifest))
+    await served(models, models.name())
+    models.lists("a")
+    await eventually(lambda: gate.refuses(name), 30)
+    models.lists("a", member(models, manifest))
+    await served(models, models.name())
 
 
 async def test_another_policy_asks_anew(models: ModelsBed) -> None:

@@ -134,6 +134,36 @@ async def test_a_record_that_cannot_be_rendered_costs_itself_alone(tmp_path: Pat
     checked(tmp_path)
 
 
+async def test_records_that_cannot_be_rendered_together_are_each_by_itself(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def read(number: int, _: bytes | None) -> Sequence[Entry]:
+        asked.append(number)
+        if number == 2:
+            raise KeyError(number)
+        return (record(number),)
+
+    def together(batch: list[tuple[int, bytes | None]]) -> list[Entry] | None:
+        numbers = [number for number, _ in batch]
+        if 9 in numbers:
+            return None
+        if 2 in numbers:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return [record(number) for number in numbers]
+
+    audit = AuditLog(tmp_path, ORIGIN, read, together=together)
+    written = 0
+    async with running(audit):
+        for batch in ([1, 2, 3], [4, 5], [9]):
+            for number in batch:
+                audit.put(number)
+            written += len(batch)
+            await eventually(lambda so_far=written: audit.written + audit.lost == so_far)
+    assert ids(tmp_path) == ["r1", "r3", "r4", "r5", "r9"]
+    assert asked == [1, 2, 3, 9]
+    assert audit.lost == 1
+
+
 async def test_a_record_too_long_for_an_entry_is_cut_and_says_so(tmp_path: Path) -> None:
     async with running(AuditLog(tmp_path, ORIGIN, as_it_is)) as audit:
         audit.put(msgspec.structs.replace(record(1), model="m" * 100_000))

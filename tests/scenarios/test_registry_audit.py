@@ -38,7 +38,7 @@ RECORDED = {
     "Join", "RenewExpired", "Renew", "Leave", "CreateToken", "RevokeToken", "Apply", "Rollback", "Drain",
     "Revoke", "CommandRollout", "Restore", "RotateAuthority", "CreateClient", "RotateClient", "BlockClient",
     "DeleteClient", "CertifyClient", "CreateAdmin", "DeleteAdmin", "LeaseCells", "TryReceiver", "Publish",
-    "SignIn", "BeginConsoleSession",
+    "SignIn", "BeginConsoleSession", "Silence", "Unsilence",
 }  # fmt: skip
 INNER = {"BeginConsoleSession", "LookAtConsoleSession"}  # of the console's own pages
 

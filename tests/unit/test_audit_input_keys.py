@@ -55,3 +55,4 @@ def test_the_hash_is_the_librarys_hmac(key: bytes, asked: list[bytes]) -> None:
     expected = [hmac.digest(key, one, "sha256") for one in asked]
     assert [made.of(one) for one in asked] == expected
     assert [made.hex_of(one) for one in asked] == [one.hex() for one in expected]
+    assert made.hex_of_all(asked) == [one.hex() for one in expected]

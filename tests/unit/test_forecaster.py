@@ -7,16 +7,19 @@ from collections.abc import Iterable
 
 import msgspec
 import pytest
+import structlog
 
 from bridge_core import gauges
 from bridge_core.config.alert_checks import Level
 from bridge_core.counts import Counts
 from bridge_core.gauges import Gauge
+from bridge_core.logs.ecs_rules import Source, event_document
 from bridge_core.snapshot import Instance, Node, Snapshot, Version, encode_entry
 from bridge_core.traffic import AdmissionPolicy, Route, RoutePolicy
 from bridge_registry.alerts.alert_rules import Seen
 from bridge_registry.alerts.threshold_rules import RulePlan
 from bridge_registry.forecasts import outlook_rules as rules
+from bridge_registry.forecasts.forecast_log import EVERY_S, ForecastLog, firsts
 from bridge_registry.forecasts.forecast_metrics import ForecastFigures
 from bridge_registry.forecasts.forecaster import Forecaster
 from bridge_registry.forecasts.reading_rules import Place
@@ -90,14 +93,41 @@ def test_a_disk_that_fills_is_told_of_hours_before_it_is_full() -> None:
     assert first.hour[0] < 74 * GIB < first.hour[2]
     assert first.earliest_s < 38 / 12 * HOUR < first.latest_s
     assert (first.raised, first.seasonal, first.watched_s) == (True, False, 160 * 60.0)
-    (metric,) = ForecastFigures(world.forecaster.forecasts).collect()
+    metric, used = ForecastFigures(world.forecaster.forecasts, world.forecaster.fullest).collect()
     assert [(one.labels, one.value) for one in metric.samples] == [
         ({"node": "b", "figure": "disk_used_bytes"}, first.likely_s)
     ]
+    ratios = {(one.labels["node"], one.labels["when"]): one.value for one in used.samples}
+    assert ratios["a", "now"] == pytest.approx(0.5)
+    assert ratios["b", "now"] == pytest.approx(first.value / first.limit)
+    assert ratios["b", "hour"] == pytest.approx(first.hour[1] / first.limit)
+    assert ratios["b", "hour_most"] == pytest.approx(first.hour[2] / first.limit)
+    assert [one.place for one in firsts(world.forecaster.forecasts())] == [first.place]
     hit = world.forecaster.forecasts(hit=True)
     assert hit == [one for one in world.forecaster.forecasts() if one.likely_s < math.inf] == [first]
     world.minutes(120)
     assert not list(world.forecaster.seen()), "it does not fill any more"
+
+
+def test_forecasts_are_told_to_the_log_now_and_then_and_the_first_of_a_node_alone() -> None:
+    world, teller = World(), ForecastLog()
+    world.gauges["b"] = [Gauge(gauges.VRAM, f"GPU-{at}", (40 + at) * GIB, 80 * GIB) for at in range(2)]
+    with structlog.testing.capture_logs() as logs:
+        teller.look(world.forecaster, world.clock)
+        assert not logs, "nothing is to be told, and the first that is does not wait for that"
+        world.minutes(40)
+        world.minutes(60, fill=0.5 * GIB)
+        teller.look(world.forecaster, world.clock)
+        teller.look(world.forecaster, world.clock + EVERY_S - 1.0)
+        (told,) = logs
+        teller.look(world.forecaster, world.clock + EVERY_S)
+        assert len(logs) == 2
+    assert (told["event"], told["forecast_node"], told["forecast_of"]) == ("forecast", "b", "GPU-1")
+    assert told["reason"].startswith("the memory of GPU GPU-1 of node b will be full in ")
+    line = event_document(told, level="info", at=1.0, source=Source("bridge-registry", "r1", "1", 1))
+    assert line["bridge.forecast.likely_s"] == told["forecast_likely_s"]
+    assert line["bridge.forecast.figure"] == "vram_used_bytes"
+    assert {name for name in line if name.startswith("labels.")} == {"labels.log_level"}
 
 
 def test_memory_of_gpus_is_forecast_beside_that() -> None:
@@ -109,7 +139,8 @@ def test_memory_of_gpus_is_forecast_beside_that() -> None:
         "vram-will-fill@b:GPU-0",
         "vram-will-fill@b:GPU-1",
     ]
-    (metric,) = ForecastFigures(world.forecaster.forecasts).collect()
+    metric, used = ForecastFigures(world.forecaster.forecasts, world.forecaster.fullest).collect()
+    assert len(used.samples) == 3
     assert len(metric.samples) == 1, "one for a node and a figure, however many GPUs there are"
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,10 +18,14 @@ GRAFANA = ROOT / "deploy/grafana"
 MADE_BY_CODE = re.compile(r'f"bridge_registry_\{name\}"')
 
 
+def dashboards() -> Iterator[dict[str, Any]]:
+    for path in sorted((GRAFANA / "dashboards").glob("*.json")):
+        yield json.loads(path.read_text())
+
+
 def asked() -> Iterator[str]:
     """Every query."""
-    dashboard = json.loads((GRAFANA / "dashboards/bridge-mesh.json").read_text())
-    for panel in dashboard["panels"]:
+    for panel in (panel for one in dashboards() for panel in one["panels"]):
         yield from (target["expr"] for target in panel["targets"])
     for group in yaml.safe_load((GRAFANA / "bridge.rules.yml").read_text())["groups"]:
         yield from (rule["expr"] for rule in group["rules"])
@@ -37,8 +42,8 @@ def test_every_series_that_is_asked_for_is_one_that_a_registry_shows() -> None:
         assert f'"{shown}"' in code, name
 
 
-def test_every_panel_takes_the_data_source_that_is_chosen() -> None:
-    dashboard = json.loads((GRAFANA / "dashboards/bridge-mesh.json").read_text())
+@pytest.mark.parametrize("dashboard", list(dashboards()), ids=lambda one: str(one["uid"]))
+def test_every_panel_takes_the_data_source_that_is_chosen(dashboard: dict[str, Any]) -> None:
     assert [one["type"] for one in dashboard["templating"]["list"]] == ["datasource"]
     for panel in dashboard["panels"]:
         assert panel["datasource"]["uid"] == "${datasource}"

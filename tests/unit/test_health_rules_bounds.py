@@ -101,15 +101,15 @@ def test_of_two_findings_of_one_thing_the_worst_and_then_the_first_is_said() -> 
     assert said("failing", "degraded") == "number 0"
 
 
-def test_what_was_bad_is_known_until_it_has_been_well_for_ten_looks() -> None:
+def test_what_was_bad_is_known_until_it_has_been_well_for_twenty_looks() -> None:
     bad = Finding("infrastructure", "disk", "failing", "full", sudden=True)
     tracks = look({}, [bad], 1.0)
-    for at in range(9):
+    for at in range(19):
         tracks = look(tracks, [], 2.0 + at)
         assert reasons(tracks)[0].since == 1.0
-    assert look(tracks, [], 11.0) == {}
-    again = look(look(tracks, [], 11.0), [bad], 12.0)
-    assert reasons(again)[0].since == 12.0
+    assert look(tracks, [], 21.0) == {}
+    again = look(look(tracks, [], 21.0), [bad], 22.0)
+    assert reasons(again)[0].since == 22.0
 
 
 def test_since_when_and_what_is_kept_while_it_changes_its_level() -> None:
@@ -117,14 +117,14 @@ def test_since_when_and_what_is_kept_while_it_changes_its_level() -> None:
         return [Finding("service", "errors", level, f"it is {level}")]
 
     tracks: Any = {}
-    for at in range(3):
+    for at in range(5):
         tracks = look(tracks, one("degraded"), float(at))
-    for at in range(3, 6):
+    for at in range(5, 10):
         tracks = look(tracks, one("failing"), float(at))
-    assert reasons(tracks) == (Reason("service", "errors", "failing", "it is failing", 2.0),)
-    for at in range(6, 16):
+    assert reasons(tracks) == (Reason("service", "errors", "failing", "it is failing", 4.0),)
+    for at in range(10, 30):
         tracks = look(tracks, one("degraded"), float(at))
-    assert reasons(tracks) == (Reason("service", "errors", "degraded", "it is degraded", 2.0),)
+    assert reasons(tracks) == (Reason("service", "errors", "degraded", "it is degraded", 4.0),)
 
 
 # -- probes

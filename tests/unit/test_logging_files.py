@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from bridge_core.logs.ecs_rules import FIELDS
+from bridge_core.logs.ecs_rules import FIELDS, Source, event_document, line_of
 from tests.search_panels import body_of, fields_of
 from tools.logging_files import FOLDER, PATTERN, STREAM, rendered, saved_objects
 
@@ -66,7 +66,8 @@ def test_the_dashboard_shows_all_of_them_and_nothing_twice() -> None:
 def test_pipelines_templates_and_policies_speak_of_one_stream() -> None:
     assert fnmatch.fnmatch(STREAM, PATTERN)
     assert f"'{STREAM}'" in FLUENTD
-    assert FLUENT_BIT["env"]["STREAM"] == STREAM
+    assert "env" not in FLUENT_BIT, "what it says there would win over the environment"
+    assert f"STREAM={STREAM}" in (FOLDER / "fluent-bit" / "fluent-bit.yaml").read_text(encoding="utf-8")
     (output,) = FLUENT_BIT["pipeline"]["outputs"]
     assert (output["index"], output["write_operation"]) == ("${STREAM}", "create")
     for engine in ("opensearch", "elasticsearch"):
@@ -84,7 +85,21 @@ def test_pipelines_templates_and_policies_speak_of_one_stream() -> None:
 def test_pipelines_read_and_add_fields_that_lines_have() -> None:
     made = set(re.findall(r"'([@a-z][\w.]*)' =>", FLUENTD))
     assert made == {"@timestamp", "event.dataset", "message"}
-    (parser,) = FLUENT_BIT["parsers"]
-    modify = next(one for one in FLUENT_BIT["pipeline"]["filters"] if one["name"] == "modify")
-    named = {parser["time_key"], modify["rename"].split()[1], *(one.split()[0] for one in modify["add"])}
+    foreign, parser = FLUENT_BIT["parsers"]
+    first, modify = FLUENT_BIT["pipeline"]["filters"]
+    assert first["parser"] == [foreign["name"], parser["name"]]
+    named = {
+        parser["time_key"],
+        modify["rename"].split()[1],
+        modify["add"].split()[0],
+        modify["condition"].split()[1],
+    }
     assert named | made <= FIELDS.keys()
+    # Its expressions are Onigmo's, which are Python's but for how groups are named.
+    theirs = re.compile(foreign["regex"].replace("(?<message>", "(?P<message>"))
+    ours = line_of(event_document({"event": "x"}, level="info", at=1.0, source=Source("a", "b", "c", 1)))
+    assert not theirs.match(ours.decode())
+    for line in ("an engine's own words", '{"level":"info","event":"starting"}', '{"@timestamp', ""):
+        found = theirs.match(line)
+        assert found is not None
+        assert found["message"] == line

@@ -1,81 +1,75 @@
-"""How a node stands with its mesh, and what is said of it."""
+"""Whose clock is another one, and who is cut off: what follows from what nodes report."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bridge_agent.membership.standing_rules import (
-    certificate_concern,
-    clock_concern,
-    standing,
-    way_back,
+from bridge_registry.health.standing_rules import OWN, clocks_off, cut_off, lead
+
+
+def test_a_lead_is_what_the_node_says_beside_when_it_came() -> None:
+    assert lead(1030.0, 1000.0) == 30.0
+    assert lead(900.0, 1000.0) == -100.0
+    assert lead(0.0, 1000.0) is None, "an agent that does not tell"
+    assert lead(math.nan, 1000.0) is None
+    assert lead(math.inf, 1000.0) is None
+
+
+def test_a_clock_more_than_certificates_allow_from_the_middle_is_off() -> None:
+    assert clocks_off({"a": [0.0], "b": [20.0], "c": [-20.0]}) == {}
+    assert clocks_off({"a": [0.0], "b": [20.5], "c": [0.0]}) == {"b": 20.5}
+    assert clocks_off({"a": [0.0], "b": [-3600.0], "c": [0.0]}) == {"b": -3600.0}
+
+
+def test_reports_that_were_long_on_their_way_are_no_clock() -> None:
+    assert clocks_off({"a": [-25.0, -0.1], "b": [0.0], "c": [0.0]}) == {}
+    assert clocks_off({"a": [-25.0, -25.1], "b": [0.0], "c": [0.0]}) == {"a": -25.0}
+
+
+def test_where_all_others_agree_the_registry_is_off() -> None:
+    assert clocks_off({"a": [3600.0], "b": [3600.0], "c": [3601.0]}) == {OWN: -3600.0}
+    assert clocks_off({"a": [3600.0], "b": [3600.0]}) == {"a": 3600.0, "b": 3600.0}, "too few to say that"
+    assert clocks_off({"a": [], "b": [3600.0]}) == {"b": 3600.0}
+
+
+def test_who_more_than_half_of_the_others_get_no_answer_from_is_cut_off() -> None:
+    assert cut_off({"a": ["c"], "b": ["c"], "c": []}) == {"c": ("a", "b")}
+    assert cut_off({"a": ["c"], "b": [], "c": []}) == {}, "one alone says nothing of anybody"
+    assert cut_off({"a": ["b"], "b": []}) == {"b": ("a",)}, "where there is only one"
+    assert cut_off({"a": ["d"], "b": ["d"], "c": [], "d": [], "e": []}) == {}
+    assert cut_off({"a": ["x"], "b": ["x"]}) == {"x": ("a", "b")}, "also one that does not report"
+    assert cut_off({"a": ["c", "d"], "b": ["c", "d"], "c": ["a", "b"], "d": ["a", "b"]}) == {
+        "a": ("c", "d"),
+        "b": ("c", "d"),
+        "c": ("a", "b"),
+        "d": ("a", "b"),
+    }, "two halves"
+
+
+NAMES = [f"n{at}" for at in range(6)]
+
+
+@given(
+    honest=st.dictionaries(st.sampled_from(NAMES[1:]), st.just(()), min_size=2),
+    lies=st.sets(st.sampled_from(NAMES)),
 )
-from bridge_core.quantities import say_span
-from bridge_core.snapshot import Instance, Node, Snapshot, Version, encode_entry
-
-ME, OTHER = "a" * 16, "b" * 16
+def test_a_node_that_lies_cuts_nobody_off(honest: dict[str, tuple[()]], lies: set[str]) -> None:
+    assert cut_off({**honest, NAMES[0]: lies}) == {}
 
 
-def mesh(*holders: str, state: str = "active", peer: str = "10.0.0.1:11445") -> Snapshot:
-    entries = {"node/n1": encode_entry(Node("n1", peer, state))}
-    entries |= {
-        f"instance/n1/{at}": encode_entry(Instance(f"n1/{at}", "n1", holder=holder))
-        for at, holder in enumerate(holders)
-    }
-    entries["instance/n2/0"] = encode_entry(Instance("n2/0", "n2", holder="c" * 16))
-    return Snapshot(Version(1, 1), entries)
-
-
-@pytest.mark.parametrize(
-    ("holders", "other"),
-    [((), ""), ((ME,), ""), (("",), ""), ((OTHER,), OTHER), ((ME, OTHER), OTHER), (("", ME), "")],
+@given(
+    honest=st.lists(st.floats(-9.0, 9.0), min_size=3, max_size=9),
+    told=st.one_of(st.floats(-1e12, 1e12), st.none()),
 )
-def test_who_has_the_records_is_the_node(holders: tuple[str, ...], other: str) -> None:
-    assert standing(mesh(*holders), "n1", ME, ()).other == other
-
-
-def test_what_is_not_in_the_snapshot_is_missing() -> None:
-    assert standing(mesh(ME), "n1", ME, ("n1/0", "n1/1")).missing == {"n1/1"}
-
-
-def test_members_are_in_the_snapshot_and_not_revoked() -> None:
-    assert standing(mesh(), "n1", ME, ()).member
-    assert not standing(mesh(state="revoked"), "n1", ME, ()).member
-    assert not standing(mesh(), "n3", ME, ()).member
-    assert standing(mesh(peer="h:1"), "n1", ME, ()).peer == "h:1"
-
-
-@pytest.mark.parametrize(
-    ("now", "says"),
-    [
-        (900.0, "is valid in 100 s only: this machine's clock is behind"),
-        (1500.0, ""),
-        (1890.0, ""),
-        (1950.0, "expires in 50 s and could not be renewed yet"),
-        (2010.0, "expires in 0 s and could not be renewed yet"),  # clocks may differ by 20 s
-        (2000.0 + 3 * 86_400, "expired 3 d ago: no peer and no registry takes it; THE WAY BACK"),
-    ],
-)
-def test_what_is_to_be_done_about_a_certificate(now: float, says: str) -> None:
-    found = certificate_concern(1000.0, 2000.0, now, "THE WAY BACK")
-    assert says in found
-    assert bool(found) is bool(says)
-
-
-def test_the_way_back_can_be_typed() -> None:
-    said = way_back("n1", ("r1:11400", "[::1]:11400"))
-    assert "`bridgectl token create --node n1`" in said
-    assert "`bridge-agent join r1:11400,[::1]:11400 --token TOKEN --replace`" in said
-
-
-def test_whose_clock_is_off() -> None:
-    assert clock_concern(90_000.0) == "this machine's clock is 25 h ahead of the registry's"
-    assert clock_concern(-3600.0) == "this machine's clock is 60 min behind the registry's"
-    assert [say_span(at) for at in (-1, 0, 119, 120, 7200, 172_800)] == [
-        "0 s",
-        "0 s",
-        "119 s",
-        "2 min",
-        "2 h",
-        "2 d",
-    ]
+def test_a_node_that_lies_of_its_clock_is_the_only_one_that_is_off(
+    honest: list[float], told: float | None
+) -> None:
+    leads = {f"n{at}": [one] for at, one in enumerate(honest)}
+    found = clocks_off({**leads, "liar": [] if told is None else [told]})
+    assert found.keys() <= {"liar"}
+    if told is not None and abs(told) > 40.0:
+        assert found["liar"] == pytest.approx(told, abs=20.0)

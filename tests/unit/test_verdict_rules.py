@@ -30,16 +30,16 @@ def said(levels: list[Level], tracks: dict[Key, Track] | None = None) -> list[Le
     return result
 
 
-def test_it_is_said_at_the_third_of_five_looks_and_over_after_ten() -> None:
-    bad: list[Level] = ["degraded"] * 3
-    assert said(bad) == ["ok"] * 2 + ["degraded"]
-    spread: list[Level] = ["degraded", "ok", "degraded", "ok", "degraded"]
-    assert said(spread)[-1] == "degraded"
-    thin: list[Level] = ["degraded", "ok", "ok", "degraded", "ok", "ok", "degraded"]
+def test_it_is_said_at_the_fifth_of_nine_looks_and_over_after_twenty() -> None:
+    bad: list[Level] = ["degraded"] * 5
+    assert said(bad) == ["ok"] * 4 + ["degraded"]
+    spread: list[Level] = ["degraded", "ok"] * 4
+    assert said([*spread, "degraded"])[-1] == "degraded"
+    thin: list[Level] = ["degraded", "ok", "ok"] * 5
     assert set(said(thin)) == {"ok"}
-    too_old: list[Level] = ["degraded", "degraded", "ok", "ok", "ok", "degraded"]
-    assert set(said(too_old)) == {"ok"}, "the first of the three is the sixth look back"
-    after = said([*bad, *["ok"] * 10])
+    too_old: list[Level] = [*["degraded"] * 4, *["ok"] * 5, "degraded"]
+    assert set(said(too_old)) == {"ok"}, "the first of the five is the tenth look back"
+    after = said([*bad, *["ok"] * 20])
     assert after[-2:] == ["degraded", "ok"]
 
 
@@ -51,9 +51,9 @@ def test_what_swings_around_a_mark_is_said_once_and_stays() -> None:
 
 
 def test_it_grows_worse_at_once_and_better_in_steps() -> None:
-    levels = said([*["degraded"] * 3, *["failing"] * 3, *["degraded"] * 10, *["ok"] * 10])
-    assert levels[5] == "failing"
-    assert levels[15] == "degraded"
+    levels = said([*["degraded"] * 5, *["failing"] * 5, *["degraded"] * 20, *["ok"] * 20])
+    assert levels[9] == "failing"
+    assert levels[29] == "degraded"
     assert levels[-1] == "ok"
 
 
@@ -68,9 +68,9 @@ def test_what_is_sudden_is_said_at_once_with_its_sentence_and_since_when() -> No
 def test_nothing_is_said_that_was_not_seen_and_nothing_stays(levels: list[Level]) -> None:
     shown = said(levels)
     for at, level in enumerate(shown):
-        lately = levels[max(0, at - 15) : at + 1]
+        lately = levels[max(0, at - 29) : at + 1]
         assert LEVELS.index(level) <= LEVELS.index(worst(lately))
-    assert said([*levels, *["ok"] * 15])[-1] == "ok"  # type: ignore[list-item]  # literals
+    assert said([*levels, *["ok"] * 29])[-1] == "ok"  # type: ignore[list-item]  # literals
 
 
 def test_the_worst_comes_first_and_makes_the_verdict() -> None:
@@ -106,6 +106,12 @@ def test_disks_run_low_by_share_and_by_bytes() -> None:
         assert codes(Machine(disks=(Disk("models", total, free),))).get("disk") == level, (total, free)
 
 
+def test_a_full_disk_is_said_at_once_and_one_that_runs_low_after_some_looks() -> None:
+    full, low = ((Disk("models", 8 * GIB, free),) for free in (GIB // 8, GIB))
+    assert [one.sudden for one in machine_findings(Machine(disks=full))] == [True]
+    assert [one.sudden for one in machine_findings(Machine(disks=low))] == [False]
+
+
 def test_memory_pressure_and_lost_packets_are_told() -> None:
     assert codes(Machine(memory_total=100, memory_available=50)) == {}
     assert codes(Machine(memory_total=1000, memory_available=40)) == {"memory": "degraded"}
@@ -137,6 +143,7 @@ def test_what_requests_and_a_life_say_of_an_instance() -> None:
     assert found("starting") == {}
     assert found("starting", reason="it died") == {"engine": "failing"}
     assert found("ready", fault="its wall fell") == {"kept-out": "failing"}
+    assert found("ready", silent_s=1.5) == {"silent": "failing"}
     assert found("ready", ejected_s=1.0) == {"ejected": "degraded"}
     assert found("ready", slots=2, waiting=8) == {"queue": "degraded"}
     assert found("ready", slots=2, waiting=7) == {}

@@ -7,6 +7,7 @@ as the key is there, and nothing once it is gone.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,18 @@ class InputKeys:
         if not self._from <= at < self._to:
             self._take(at, period_s)
         return self._hash.hex_of(data), self._name
+
+    def hashed_all(
+        self, many: Sequence[bytes], first: float, last: float, period_s: float
+    ) -> tuple[list[str], str] | None:
+        """The hashes of what was asked between two times, and the name of their key; None: they are of two.
+
+        Raises:
+            OSError: as `hashed`.
+        """
+        if not self._from <= first < self._to:
+            self._take(first, period_s)
+        return (self._hash.hex_of_all(many), self._name) if first <= last < self._to else None
 
     def forget(self, before: float) -> list[str]:
         """Destroys the keys of periods that were over by then; their names. Raises OSError."""

@@ -47,7 +47,15 @@ def made_of(
     keys = InputKeys(folder / INPUT_KEYS)
     reading = Rendering(node, keys, lambda: view.current, seen=seen)
     origin = identity.removeprefix("spiffe://")
-    return AuditLog(folder / LOG, origin, reading, settings=settings, sealer=sealer, tidied=keys.forget)
+    return AuditLog(
+        folder / LOG,
+        origin,
+        reading,
+        together=reading.together,
+        settings=settings,
+        sealer=sealer,
+        tidied=keys.forget,
+    )
 
 
 def cosigning_of(audit: AuditLog, view: MeshView, upstreams: Upstreams) -> Cosigning:

@@ -55,6 +55,25 @@ def effort(processes: Iterable[ProcStat]) -> float:
     return sum(process.cpu_s + _storage_read(process.pid) / 100e6 for process in processes)
 
 
+def striving(pids: Iterable[int]) -> float | None:
+    """Seconds that all threads of the processes have computed or waited for a processor, and storage read as
+    in `effort`; None where the kernel does not count that (CONFIG_SCHED_INFO), or none of them is there.
+
+    One that is stopped, or whose threads wait for one another, adds nothing to it, however busy the machine.
+    """
+    found = None
+    for pid in pids:
+        try:
+            for task in (_PROC / str(pid) / "task").iterdir():
+                ran, waited, _ = (task / "schedstat").read_text().split()
+                found = (found or 0.0) + (int(ran) + int(waited)) / 1e9
+        except (OSError, ValueError):  # ended meanwhile, or another user's
+            continue
+        if found is not None:
+            found += _storage_read(pid) / 100e6
+    return found
+
+
 def _storage_read(pid: int) -> int:
     try:
         counters = (_PROC / str(pid) / "io").read_text()

@@ -94,12 +94,13 @@ class Attempt(ResponseSink):
         upstream: The request there, its own or one with others; None before it was sent.
     """
 
-    __slots__ = ("_load_s", "_load_since", "_request", "_timer", "tried", "upstream")
+    __slots__ = ("_held_up", "_load_s", "_load_since", "_request", "_timer", "tried", "upstream")
 
     def __init__(self, request: RoutedRequest, tried: Try) -> None:
         self._request = request
         self.tried = tried
         self.upstream: ClientExchange | SharedRequest | None = None
+        self._held_up = False
         self._load_since = 0.0  # it waits for a load since then; 0: it does not
         self._load_s = 0.0  # it waited for one
         self._timer: asyncio.TimerHandle | None = None
@@ -132,6 +133,9 @@ class Attempt(ResponseSink):
         if self._load_since:
             self._leave_load()
         state.counters.end(instance)
+        if self._held_up:
+            self._held_up = False
+            state.counters.hold_up(instance, -1)
         if self._timer is not None:
             self._timer.cancel()
         if tried.hold is Hold.SLOT:
@@ -538,6 +542,9 @@ class Attempt(ResponseSink):
 
     def _on_client_writable(self, writable: bool) -> None:
         if self.upstream is not None:
+            if self._held_up is writable:
+                self._held_up = not writable
+                self._request.state.counters.hold_up(self.tried.target.id, 1 if self._held_up else -1)
             if writable:
                 self.upstream.resume()
             else:

@@ -132,6 +132,7 @@ class GatewayCounters:
         streams_not_resumed: Deaths of streams that could not be, by reason.
         by_backend: Requests that came in here by a route, by (route, backend, status).
         in_flight: Requests in flight now, by instance id.
+        held_up: Those of them whose client does not read, so that nothing is read from the instance either.
     """
 
     def __init__(self) -> None:
@@ -150,6 +151,7 @@ class GatewayCounters:
         self.streams_not_resumed: Counter[str] = Counter()
         self.by_backend: Counter[tuple[str, str, int]] = Counter()
         self.in_flight: dict[str, int] = {}
+        self.held_up: dict[str, int] = {}
         self._ended = EndedRequests()
         self._uncounted: list[RequestRecord] = []
 
@@ -186,3 +188,11 @@ class GatewayCounters:
             self.in_flight[instance] = left
         else:
             del self.in_flight[instance]
+
+    def hold_up(self, instance: str, more: int) -> None:
+        """So many more of its requests, or fewer, have a client that does not read."""
+        left = self.held_up.get(instance, 0) + more
+        if left:
+            self.held_up[instance] = left
+        else:
+            self.held_up.pop(instance, None)

@@ -19,7 +19,7 @@ import msgspec
 
 from bridge_agent.authentication.authenticator import Authenticator
 from bridge_agent.authentication.refusal import Refused
-from bridge_agent.gateway import explain
+from bridge_agent.gateway import explain, recent
 from bridge_agent.gateway.arrival import Arrival
 from bridge_agent.gateway.config import (
     LONGEST_S,
@@ -154,6 +154,11 @@ class Gateway:
         """The work at each instance, own and others', as far as this agent knows."""
         return self._state.loads.work(self._state.now())
 
+    def served(self, instance: str) -> int:
+        """Requests that have a slot of an own instance, and whose clients read what comes."""
+        held_up = self._state.counters.held_up.get(instance, 0)
+        return max(0, self._state.admission.running(instance) - held_up)
+
     def waiting(self) -> dict[str, int]:
         """Requests that wait for a slot, by instance."""
         return self._state.admission.waiting()
@@ -193,6 +198,12 @@ class Gateway:
         hops = await explain.all_reports(self._state, request_id) if request_id else []
         seen = [hop for hop in hops if self._state.access.explains(hop.asked)]
         exchange.respond(200, _JSON, msgspec.json.encode(seen))
+
+    def recent(self, exchange: Exchange) -> None:
+        """Answers a request of the admin listener: the last requests that came in here, as JSON; of what
+        policies let a program on this node see.
+        """
+        exchange.respond(200, _JSON, recent.page(self._state, exchange.request, local=True))
 
     def silent_peers(self) -> dict[str, float]:
         """Nodes that do not answer this one, with the Unix time since when."""

@@ -21,8 +21,8 @@ __all__ = ["MOST", "PATH", "page"]
 MOST: Final = 200
 
 
-def page(state: GatewayState, request: Request) -> bytes:
-    """The newest, newest first: `?most=N` of them."""
+def page(state: GatewayState, request: Request, *, local: bool = False) -> bytes:
+    """The newest, newest first: `?most=N` of them; where `local`, of what a program on this node may see."""
     asked = "".join(parse_qs(request.query).get("most", []))
     most = min(int(asked), MOST) if asked.isascii() and asked.isdigit() and len(asked) < 8 else MOST
     ahead = time.time() - state.now()
@@ -30,7 +30,8 @@ def page(state: GatewayState, request: Request) -> bytes:
     for record in reversed(state.records):
         if len(found) >= most:
             break
-        if record.caller.listener is not ListenerKind.PEER:
+        seen = not local or state.access.explains(record.model)
+        if seen and record.caller.listener is not ListenerKind.PEER:
             found.append(_recent(record, state.config.node, ahead))
     return msgspec.json.encode(found)
 

@@ -1,4 +1,4 @@
-"""Looks once a second how this node's instances are, and says so: in reports, metrics and status."""
+"""Looks twice a second how this node's instances are, and says so: in reports, metrics and status."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
+import msgspec
+
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.health.infrastructure_rules import Machine, gpu_findings, machine_findings
 from bridge_agent.health.report import HealthReport, InstanceHealth
 from bridge_agent.health.service_rules import Service, service_findings
 from bridge_agent.health.service_tally import ServiceTally
+from bridge_agent.health.silence_rules import Engine, Silence, matters
+from bridge_agent.health.silence_rules import look as look_for_silence
 from bridge_agent.health.verdict_rules import Key, Track, look, reasons
 from bridge_agent.limits.gpu import Gpu
 from bridge_core import gauges as names
@@ -20,7 +24,7 @@ from bridge_core.gauges import Gauge
 from bridge_core.golden import GoldenAnswer
 from bridge_core.verdicts import Reason, Verdict, ordered
 
-LOOK_S: Final = 1.0
+LOOK_S: Final = 0.5
 
 
 class Reader(Protocol):
@@ -41,6 +45,9 @@ class HealthSources:
         reason: Why an instance last failed.
         waiting: Requests that wait for a slot, by instance.
         in_flight: Requests at an instance.
+        served: Of those the ones that have a slot and whose clients read.
+        process: Pid and start time of an instance's process; None while there is none of ours.
+        striving: What a process's runners did so far, see `Engine.effort`; blocking.
         ejected: For how long instances are still passed over.
         tally: What became of requests.
         answers: What other nodes' instances answered lately.
@@ -57,6 +64,9 @@ class HealthSources:
         reason: Callable[[], Mapping[str, str]],
         waiting: Callable[[], Mapping[str, int]],
         in_flight: Callable[[], Mapping[str, int]],
+        served: Callable[[str], int],
+        process: Callable[[str], tuple[int, int] | None],
+        striving: Callable[[tuple[int, int]], float | None],
         ejected: Callable[[], Mapping[str, float]],
         tally: ServiceTally,
         answers: Callable[[], tuple[GoldenAnswer, ...]],
@@ -69,6 +79,9 @@ class HealthSources:
         self.reason = reason
         self.waiting = waiting
         self.in_flight = in_flight
+        self.served = served
+        self.process = process
+        self.striving = striving
         self.ejected = ejected
         self.tally = tally
         self.answers = answers
@@ -81,11 +94,20 @@ class HealthWatch:
     Args:
         sources: What is looked at.
         now: Unix seconds.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, sources: HealthSources, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        sources: HealthSources,
+        *,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._sources = sources
         self._now = now
+        self._clock = clock
+        self._silences: dict[str, Silence] = {}
         self._tracks: dict[str, dict[Key, Track]] = {}
         self._machine = Machine()
 
@@ -101,8 +123,9 @@ class HealthWatch:
         machine = self._machine = await asyncio.to_thread(sources.machine.read)
         shared = tuple(machine_findings(machine))
         gpus, waiting, ejected = sources.gpus(), sources.waiting(), sources.ejected()
-        why, tracks = sources.reason(), {}
+        why, tracks, silences = sources.reason(), {}, {}
         for one in sources.instances():
+            silence = silences[one.id] = await self._silence(one)
             service = Service(
                 one.state,
                 one.slots,
@@ -111,6 +134,8 @@ class HealthWatch:
                 sources.tally.lately(one.id),
                 ejected.get(one.id, 0.0),
                 one.fault,
+                silence.lasts_s if silence.said else 0.0,
+                sources.served(one.id),
             )
             findings = (
                 *shared,
@@ -118,7 +143,17 @@ class HealthWatch:
                 *service_findings(service),
             )
             tracks[one.id] = look(self._tracks.get(one.id, {}), findings, self._now())
-        self._tracks = tracks
+        self._tracks, self._silences = tracks, silences
+
+    async def _silence(self, one: LocalInstance) -> Silence:
+        """Of one instance, after this look."""
+        sources, before = self._sources, self._silences.get(one.id, Silence())
+        signs, process = float(sources.tally.signs[one.id]), sources.process(one.id)
+        engine = Engine(sources.served(one.id), signs, process, None, bool(one.loading))
+        if process is not None and matters(before, engine):
+            effort = await asyncio.to_thread(sources.striving, process)
+            engine = msgspec.structs.replace(engine, effort=effort)
+        return look_for_silence(before, engine, self._clock())
 
     def own_reasons(self, instance: str) -> tuple[Reason, ...]:
         """What this node itself sees against one of its instances."""

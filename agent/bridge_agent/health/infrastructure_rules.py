@@ -101,7 +101,9 @@ def _disk(disk: Disk) -> Iterator[Finding]:
         level = "degraded"
     else:
         return
-    yield _found("disk", level, f"{say_size(disk.free)} of {say_size(disk.total)} are left for {disk.what}")
+    said = f"{say_size(disk.free)} of {say_size(disk.total)} are left for {disk.what}"
+    # One that is full does not swing around its mark, and the next write fails.
+    yield Finding("infrastructure", "disk", level, said, sudden=level == "failing")
 
 
 def _stalled(code: str, percent: float | None, what: str) -> Iterator[Finding]:

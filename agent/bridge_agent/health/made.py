@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge_agent.engines.client import EngineClient
+from bridge_agent.engines.proc import striving
 from bridge_agent.engines.supervisor import EngineSupervisor
 from bridge_agent.engines.view import LocalInstance
 from bridge_agent.gateway.gateway import Gateway
@@ -19,6 +20,7 @@ from bridge_agent.health.service_tally import ServiceTally
 from bridge_agent.limits.node_isolation import NodeIsolation
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
+from bridge_core.proc import family
 
 _EXPECTED: Final = frozenset({"ready", "draining"})
 
@@ -76,9 +78,17 @@ def watch_of(
             reason=reasons,
             waiting=gateway.waiting,
             in_flight=lambda: gateway.counters.in_flight,
+            served=gateway.served,
+            process=engines.process,
+            striving=lambda process: striving(_runners(*process)),
             ejected=gateway.ejections,
             tally=tally,
             answers=lambda: asker.recent,
             verdicts=lambda: view.current.verdicts,
         )
     )
+
+
+def _runners(pid: int, start_time: int) -> list[int]:
+    """The processes below an engine: what computes."""
+    return [one.pid for one in family(pid, start_time) if one.pid != pid]

@@ -31,6 +31,8 @@ class Service(msgspec.Struct, frozen=True):
         lately: What it did in the last half minute.
         ejected_s: For how long this node still passes it over.
         fault: Why it is kept out of the ring.
+        silent_s: For how long its engine has neither answered nor computed, where that is said of it.
+        served: Requests that it has.
     """
 
     state: str
@@ -40,6 +42,8 @@ class Service(msgspec.Struct, frozen=True):
     lately: Counts = Counts()
     ejected_s: float = 0.0
     fault: str = ""
+    silent_s: float = 0.0
+    served: int = 0
 
 
 def service_findings(service: Service) -> Iterator[Finding]:
@@ -48,6 +52,12 @@ def service_findings(service: Service) -> Iterator[Finding]:
         yield Finding("service", "engine", "failing", f"its engine is {service.state}: {service.reason}")
     if service.fault:
         yield Finding("service", "kept-out", "failing", service.fault, sudden=True)
+    if service.silent_s > 0.0:
+        text = (
+            f"its engine has neither answered nor computed for {service.silent_s:.1f} s, "
+            f"with {service.served} requests at it: it hangs"
+        )
+        yield Finding("service", "silent", "failing", text, sudden=True)
     lately = service.lately
     bad = lately.failed
     said = f"{bad} of its last {lately.requests} requests failed"

@@ -6,6 +6,7 @@ does, as only it knows how long a request waited for a slot and how long the eng
 
 from __future__ import annotations
 
+from collections import Counter as Counter_
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -15,7 +16,7 @@ from bridge_agent.routing.health_rules import Failure
 from bridge_core.counts import Counter, Counts
 
 LATELY_S: Final = 30.0
-_MARKS: Final = 64
+_MARKS: Final = 128
 # Tuples: an enum's member hashes itself in Python, and this is asked for every request.
 _UNCOUNTED: Final = (Outcome.CANCELLED, Outcome.REFUSED)
 _BROKEN: Final = (Outcome.BROKEN, Outcome.ENGINE_ERROR)
@@ -23,6 +24,9 @@ _BROKEN: Final = (Outcome.BROKEN, Outcome.ENGINE_ERROR)
 
 class ServiceTally:
     """Counts since the agent began; one task feeds it.
+
+    Attributes:
+        signs: Grows with whatever an instance gave from itself: bytes of a stream, or an answer's end.
 
     Args:
         own: Whether an instance is this node's.
@@ -32,6 +36,7 @@ class ServiceTally:
     def __init__(self, own: Callable[[str], bool], now: Callable[[], float]) -> None:
         self._own = own
         self._now = now
+        self.signs: Counter_[str] = Counter_()
         self._counters: defaultdict[str, Counter] = defaultdict(Counter)
         self._marks: dict[str, deque[tuple[float, Counts]]] = {}
 
@@ -40,8 +45,14 @@ class ServiceTally:
         """By instance."""
         return {instance: counter.counts for instance, counter in self._counters.items()}
 
+    def progressed(self, instance: str) -> None:
+        """Bytes of an answer came from it."""
+        self.signs[instance] += 1
+
     def take(self, record: RequestRecord) -> None:
         """A request is over."""
+        if record.instance and record.head > 0 and record.outcome is not Outcome.CANCELLED:
+            self.signs[record.instance] += 1
         for attempt in record.failed:
             if attempt.failure is not Failure.REFUSED and self._own(attempt.instance):
                 self._counters[attempt.instance].failed()
@@ -60,7 +71,7 @@ class ServiceTally:
         )
 
     def lately(self, instance: str) -> Counts:
-        """What it did in the last `LATELY_S`; call it about once a second."""
+        """What it did in the last `LATELY_S`; call it about twice a second."""
         now, counter = self._now(), self._counters.get(instance)
         if counter is None:
             return Counts()

@@ -20,9 +20,9 @@ import msgspec
 
 from bridge_core.verdicts import LEVELS, Aspect, Level, Reason, ordered, worst
 
-RAISE: Final = 3
-OF: Final = 5
-CLEAR: Final = 10
+RAISE: Final = 5
+OF: Final = 9
+CLEAR: Final = 20
 
 Key: TypeAlias = tuple[Aspect, str]
 

@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-READ_S: Final = 2.0
+READ_S: Final = 0.8  # one that is lost is to be known within a second
 MPS_READY_S: Final = 15.0
 UUID_PART: Final = 12  # of a device's UUID: its folder's name, since a socket's path is short
 CLEAR_S: Final = 5.0  # for the clients of a faulted MPS server to be gone

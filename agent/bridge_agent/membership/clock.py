@@ -24,6 +24,8 @@ log = structlog.get_logger()
 _CALL_S: Final = 10.0
 _EVERY_S: Final = 300.0
 _AGAIN_S: Final = 20.0  # while it is off, or nobody answers
+_GLANCE_S: Final = 0.5  # between looks whether the clock was set
+_JUMP_S: Final = 1.0  # that it is set by; time servers move it by less, and slowly
 
 
 async def clock_lead(address: str, ca_pem: bytes, now: Callable[[], float] = time.time) -> float:
@@ -71,14 +73,21 @@ class ClockWatch:
         registries: Their addresses, asked in turn.
         ca: Whom to trust for it.
         now: The wall clock in seconds.
+        clock: Monotonic seconds.
     """
 
     def __init__(
-        self, registries: Callable[[], Sequence[str]], ca: Path, *, now: Callable[[], float]
+        self,
+        registries: Callable[[], Sequence[str]],
+        ca: Path,
+        *,
+        now: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registries = registries
         self._ca = ca
         self._now = now
+        self._clock = clock
         self.status = LinkStatus("clock", now)
         self.status.works()
 
@@ -86,7 +95,19 @@ class ClockWatch:
         """Asks until cancelled."""
         while True:
             agree = await self._look()
-            await asyncio.sleep(_EVERY_S if agree else _AGAIN_S)
+            await self._unless_set(_EVERY_S if agree else _AGAIN_S)
+
+    async def _unless_set(self, longest_s: float) -> None:
+        """Waits, but no longer than until this machine's clock is set: then it may be off from now on.
+
+        The monotonic clock stands where a machine sleeps, so that it looks as if the other was set then:
+        to ask once more is right there, too.
+        """
+        before, until = self._now() - self._clock(), self._clock() + longest_s
+        while (  # noqa: ASYNC110 - the kernel tells nobody
+            self._clock() < until and abs(self._now() - self._clock() - before) < _JUMP_S
+        ):
+            await asyncio.sleep(_GLANCE_S)
 
     async def _look(self) -> bool:
         for address in self._registries():

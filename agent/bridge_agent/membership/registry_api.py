@@ -79,6 +79,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         models: Counters by model.
         demand: Of models that are scaled.
         program: The version of the agent.
+        now: When this is, by this machine's clock, Unix seconds.
     """
 
     began_unix_ms: int
@@ -94,6 +95,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     models: Mapping[str, Counts] = {}
     demand: tuple[ModelDemand, ...] = ()
     program: str = ""
+    now: float = 0.0
 
 
 class Grants(msgspec.Struct, frozen=True):

@@ -315,6 +315,7 @@ def _load_message(report: LoadReport, news: Mapping[tuple[str, str], Counts]) ->
         ],
         trusts=report.trusts,
         version=report.program,
+        now_unix=report.now,
         speaks=WRITTEN,
         clients_used_unix=report.clients,
         health=health_messages(report.health),

@@ -26,6 +26,7 @@ from bridge_agent.models.origin import Origin, OriginPort
 from bridge_agent.models.pace_rules import Pace
 from bridge_agent.models.peer_client import PeerClient
 from bridge_agent.models.peer_pages import PeerPages
+from bridge_agent.models.programs import Processes, ProgramFiles
 from bridge_agent.models.pulling import ModelPulls
 from bridge_agent.models.receiving import Receiver
 from bridge_agent.models.removing import Removals
@@ -82,6 +83,8 @@ class ModelDesk:
         warmed: Told when other models are in the page cache, or lie sealed, than before.
         give_up_s: How long a transfer may gain nothing.
         habits: The file of what is asked for at which time of day; None: that is not kept.
+        programs: The file of what the engines' programs are made of; None: that is not kept.
+        processes: The engines that have a model loaded, by pid and start time.
         keys: What sealed blobs open with, and what comes is sealed with where `section` says so.
         registries: Give leases to publish models into the shared storage.
 
@@ -121,6 +124,8 @@ class ModelDesk:
         give_up_s: float = GIVE_UP_S,
         keys: BlobKeys | None = None,
         habits: Path | None = None,
+        programs: Path | None = None,
+        processes: Processes = tuple,
         registries: Sequence[PublishRegistry] = (),
     ) -> None:
         self.root = root
@@ -195,6 +200,8 @@ class ModelDesk:
             loading=loading,
             changed=warmed,
             habits=habits,
+            programs=ProgramFiles(programs, root),
+            processes=processes,
         )
         self._key_socket = None if keys is None else KeySocket(root, keys, sealing=section.sealed)
         self.sealing: Sealing | None = None

@@ -219,7 +219,7 @@ class BlobFetcher:
                 await live.change(_LOOK_S)
                 continue
             try:
-                data, said = await self._peers.piece(ask.source, live.hex, live.size, ask.piece)
+                data, said = await self._peers.piece(ask.source, live.hex, live.size, ask.piece, live.links)
             except PeerBusy:
                 rules.busy(ask.piece, ask.source, self._now())
                 continue

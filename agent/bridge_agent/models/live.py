@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from bridge_agent.models.blob_files import PartialBlob
 from bridge_agent.models.origin import OriginPort
+from bridge_agent.models.piece_links import PieceLinks
 from bridge_agent.models.piece_rules import piece_count, span
-from bridge_agent.models.transfer_rules import Transfer
+from bridge_agent.models.transfer_rules import TOGETHER, Transfer
 from bridge_core.errors import BridgeError
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class Live:
         outside: Bytes that came from its origin.
         inside: Bytes that came from other nodes.
         network: The threads that its origin is asked in.
+        links: To the nodes that give it.
     """
 
     def __init__(self, hex_: str, size: int, origin: OriginPort | None, likely: tuple[str, ...]) -> None:
@@ -54,6 +56,7 @@ class Live:
         # Of its own: a registry that sends next to nothing holds no other blob's. Two, so that what is being
         # read can be closed.
         self.network = ThreadPoolExecutor(2, f"origin-{hex_[:8]}")
+        self.links = PieceLinks(TOGETHER)
         self._disk = ThreadPoolExecutor(4, f"blob-{hex_[:8]}")
 
     @property
@@ -91,6 +94,7 @@ class Live:
     def close(self) -> None:
         """Lets go of the file, once nobody is at it any more. Blocks."""
         self.network.shutdown(wait=False)
+        self.links.close()
         self._disk.shutdown()
         if self.partial is not None:
             self.partial.close()

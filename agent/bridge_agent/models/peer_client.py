@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from bridge_agent.models import wire
+from bridge_agent.models.piece_links import PieceLinks
 from bridge_agent.models.piece_rules import span
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView, Target
@@ -88,8 +89,17 @@ class PeerClient:
         body = msgspec.json.encode(asked)
         return _decoded(node, await self._get(node, wire.CLAIM, ANSWER_S, body), wire.ClaimSaid)
 
-    async def piece(self, node: str, hex_: str, size: int, piece: int) -> tuple[bytes, str]:
+    async def piece(
+        self, node: str, hex_: str, size: int, piece: int, links: PieceLinks
+    ) -> tuple[bytes, str]:
         """A piece of a blob of `size` bytes, and the hash that the node names for it.
+
+        Args:
+            node: Who is asked.
+            hex_: The blob's digest.
+            size: Its bytes.
+            piece: Which one.
+            links: Those of the transfer.
 
         Raises:
             PeerFault: it did not come whole in time, or has another length.
@@ -97,25 +107,20 @@ class PeerClient:
         _, length = span(size, piece)
         target = f"{wire.PIECE}?digest={hex_}&piece={piece}"
         try:
-            async with (
-                asyncio.timeout(PIECE_S),
-                self._upstreams.pool(self._target(node)).request(
-                    "GET", target, (), timeout_head=ANSWER_S
-                ) as answer,
-            ):
-                if answer.status != 200:
-                    raise _refused(node, answer.status, await answer.read(_MOST_ANSWER))
-                data = await answer.read(length)
-                said = (answer.headers.get(wire.PIECE_HASH) or b"").decode("latin-1")
+            async with asyncio.timeout(PIECE_S):
+                way = self._upstreams.way(self._target(node))
+                answer = await links.ask(way, target, wire.PIECE_HASH.decode(), length)
         except TimeoutError as fault:
             raise PeerFault(f"{node} did not send piece {piece} within {PIECE_S:g} s") from fault
         except PeerFault:
             raise
         except BridgeError as fault:
             raise PeerFault(f"{node} did not send piece {piece}: {fault.message}") from fault
-        if len(data) != length or not wire.is_hex(said):
-            raise PeerFault(f"{node} sent {len(data)} bytes as piece {piece}, which has {length}")
-        return data, said
+        if answer.status != 200:
+            raise _refused(node, answer.status, answer.body)
+        if not wire.is_hex(answer.hash):
+            raise PeerFault(f"{node} named no hash of piece {piece}")
+        return answer.body, answer.hash
 
     def _target(self, node: str) -> Target:
         target = self.nodes().get(node)

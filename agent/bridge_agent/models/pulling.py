@@ -303,14 +303,27 @@ class ModelPulls:
 
     async def _manifest(self, name: ModelName, origin: OriginPort) -> _Found:
         known = holders(self._view, name)
-        held = await self._in_shared(name, known)
+        # Asked beside the origin: a shared storage that hangs delays no pull that does not need it.
+        shared = asyncio.create_task(self._in_shared(name, known))
         try:
-            data = await self._outside(origin, _ORIGIN_S if known.nodes or held is not None else _ALONE_S)
+            return await self._of_origin_or(name, origin, known, shared)
+        finally:
+            shared.cancel()
+            await asyncio.wait([shared])
+            if not shared.cancelled():
+                shared.exception()  # seen: where it mattered it was raised
+
+    async def _of_origin_or(
+        self, name: ModelName, origin: OriginPort, known: Holders, shared: asyncio.Task[bytes | None]
+    ) -> _Found:
+        """The origin's manifest; where it gives none, a node's, else the shared storage's."""
+        try:
+            data = await self._answered(origin, shared, ask_long=not known.nodes)
             return self._found(name, data, origin)
         except OriginFault as fault:
             given = await manifest_from(self._peers, name, known)
             if given is None:
-                given = held
+                given = await shared
             if given is not None:
                 return self._found(name, given)
             if fault.login:
@@ -318,6 +331,23 @@ class ModelPulls:
             away = "" if self._shared is None else self._shared.said().fault
             beside = f"; the shared storage is away: {away}" if away else ""
             raise ApiError(500, f"pull model manifest: {_plain(fault)}{beside}", late=True) from fault
+
+    async def _answered(
+        self, origin: OriginPort, shared: asyncio.Task[bytes | None], *, ask_long: bool
+    ) -> bytes:
+        """What the origin says; it may take long where nobody else has the manifest. Raises OriginFault."""
+        asking = asyncio.create_task(self._outside(origin, _ALONE_S if ask_long else _ORIGIN_S))
+        asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, whoever waits
+        try:
+            await asyncio.wait([asking], timeout=_ORIGIN_S)
+            if not asking.done() and not shared.done():
+                await asyncio.wait([asking, shared], return_when=asyncio.FIRST_COMPLETED)
+            held = shared.done() and not shared.exception() and shared.result() is not None
+            if not asking.done() and held:
+                raise OriginFault(f"the registry did not answer within {_ORIGIN_S:g} s")
+            return await asking
+        finally:
+            asking.cancel()
 
     async def _in_shared(self, name: ModelName, known: Holders) -> bytes | None:
         """The manifest in the shared storage, where it is the one that is meant (rule 1)."""

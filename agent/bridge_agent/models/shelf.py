@@ -13,6 +13,7 @@ from bridge_agent.models.blobs import Blobs
 from bridge_agent.models.claim_rules import in_order
 from bridge_agent.models.manifest_finding import holders, manifest_from
 from bridge_agent.models.peer_client import PeerClient, PeerFault
+from bridge_agent.models.piece_links import PieceLinks
 from bridge_agent.models.piece_rules import ALL, piece_size, span
 from bridge_agent.models.store_reads import manifest_bytes, read_whole
 from bridge_agent.routing.view import MeshView
@@ -75,14 +76,17 @@ class Shelf:
         Raises:
             BridgeError: the disk or the node fails meanwhile.
         """
-        whole = piece_size(blob.size)
-        for piece in range(begin // whole, -(-end // whole)):
-            at, length = span(blob.size, piece)
-            if blob.node:
-                data, _ = await self._peers.piece(blob.node, blob.hex, blob.size, piece)
-            else:
-                found = await asyncio.to_thread(read_whole, self._blobs, blob.hex, piece)
-                if found is None:
-                    raise PeerFault(f"blob {blob.hex[:12]} is gone")
-                data = found[0]
-            yield data[max(0, begin - at) : min(length, end - at)]
+        whole, links = piece_size(blob.size), PieceLinks(1)
+        try:
+            for piece in range(begin // whole, -(-end // whole)):
+                at, length = span(blob.size, piece)
+                if blob.node:
+                    data, _ = await self._peers.piece(blob.node, blob.hex, blob.size, piece, links)
+                else:
+                    found = await asyncio.to_thread(read_whole, self._blobs, blob.hex, piece)
+                    if found is None:
+                        raise PeerFault(f"blob {blob.hex[:12]} is gone")
+                    data = found[0]
+                yield data[max(0, begin - at) : min(length, end - at)]
+        finally:
+            links.close()

@@ -15,6 +15,8 @@ Rules:
 4. A model counts as warm from `WARM` of its bytes on, and no more below `COLD`: what is published must not
    flutter with every page that the kernel takes back.
 5. What is remembered of requests is bounded.
+6. The engines' own programs (`program_rules`) are read before the models, since every load reads them, too;
+   they take `PROGRAMS` of the budget at most, and the models what is left.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from bridge_core.snapshot import Snapshot
 
 SHARE: Final = 0.5
 RESERVE: Final = 512 << 20
+PROGRAMS: Final = 0.5
 WARM: Final = 0.9
 COLD: Final = 0.7
 HALF_LIFE_S: Final = 3600.0
@@ -75,6 +78,11 @@ def budget(available: int, configured: int | None) -> int:
     room = max(0, available - RESERVE)
     share = int(room * SHARE)
     return share if configured is None else min(room, configured)
+
+
+def programs_part(spare: int) -> int:
+    """Bytes of a budget that the engines' programs may fill (rule 6)."""
+    return int(spare * PROGRAMS)
 
 
 def fits(size: int, available: int) -> bool:

@@ -1,4 +1,5 @@
-"""Keeps the models that are likely to be asked for next in the page cache (`warm_rules`), and says which are.
+"""Keeps the models that are likely to be asked for next in the page cache (`warm_rules`), and says which are;
+and the programs of the engines that load them (`programs`).
 
 One model at a time is read, by one thread that lets everybody else have the disk first, and not at all while
 an engine of this node loads something.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -24,6 +26,7 @@ from bridge_agent.models.blob_files import BlobFault, opened
 from bridge_agent.models.habit_file import HabitsUnsaved, read_habits, write_habits
 from bridge_agent.models.habit_rules import DayHistory
 from bridge_agent.models.manifest_rules import weights_of
+from bridge_agent.models.programs import Processes, ProgramFiles
 from bridge_agent.models.warm_rules import (
     ORDER_S,
     Blob,
@@ -33,6 +36,7 @@ from bridge_agent.models.warm_rules import (
     fits,
     is_warm,
     likely,
+    programs_part,
     wanted,
 )
 from bridge_agent.routing.view import MeshView
@@ -70,6 +74,8 @@ class Warming:
         changed: Told when other models are warm than before.
         room: Bytes that are free, or can be made so; asked in a thread.
         habits: The file of what was asked for at which time of day; None: that is not kept.
+        programs: The files of the engines' programs; None: these are left to the kernel.
+        processes: The engines of this node that have a model loaded, by pid and start time.
         now: Monotonic seconds.
         wall: Unix seconds.
     """
@@ -86,6 +92,8 @@ class Warming:
         changed: Callable[[], None],
         room: Callable[[], int] = available,
         habits: Path | None = None,
+        programs: ProgramFiles | None = None,
+        processes: Processes = tuple,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -97,6 +105,8 @@ class Warming:
         self._loading = loading
         self._changed = changed
         self._room = room
+        self._programs = programs
+        self._processes = processes
         self._now = now
         self._wall = wall
         self._demand = Demand()
@@ -106,6 +116,7 @@ class Warming:
         self._orders: dict[str, float] = {}
         self._warm: frozenset[str] = frozenset()
         self._again: dict[str, float] = {}  # when a model that was read through may be so again
+        self._programs_again = -math.inf
         self._turn = asyncio.Lock()
         self._reading: threading.Event | None = None
         # Of its own: it has the lowest claim on the disk for ever.
@@ -155,6 +166,8 @@ class Warming:
             kept = await asyncio.to_thread(read_habits, self._habits)
             kept.add(self._history)
             self._history = kept
+        if self._programs is not None:
+            await asyncio.to_thread(self._programs.remember)
 
     async def save(self) -> None:
         """Keeps what was asked for over a restart. Raises HabitsUnsaved."""
@@ -168,8 +181,10 @@ class Warming:
         await self._measure(stored)
         now, names = self._now(), {one.name for one in stored}
         self._again = {name: at for name, at in self._again.items() if name in names and at > now}
-        room = await asyncio.to_thread(self._room)
-        taken, left_out = wanted(stored, self.scores(), budget(room, self._configured))
+        if self._programs is not None:
+            await asyncio.to_thread(self._programs.learn, tuple(self._processes()))
+        spare = budget(await asyncio.to_thread(self._room), self._configured)
+        taken, left_out = wanted(stored, self.scores(), spare - await self._programs_in(spare))
         read = False
         for one in taken:
             resting = one.loaded or one.name in self._again
@@ -185,6 +200,27 @@ class Warming:
             await self._measure(stored)
         for one in left_out:
             log.debug("model_left_cold", model=one.name, bytes=one.size)
+
+    async def _programs_in(self, spare: int) -> int:
+        """Brings in the engines' programs, as far as their part of `spare` bytes goes; what they take."""
+        programs = self._programs
+        if programs is None:
+            return 0
+        part = programs_part(spare)
+        cold = await asyncio.to_thread(programs.cold, part)
+        if cold and self._now() >= self._programs_again:
+            loop, stopped = asyncio.get_running_loop(), threading.Event()
+            goes_on = self._going(sum(size for _, size in cold), stopped, lambda _read: None)
+            try:
+                done = await loop.run_in_executor(self._reader, programs.bring_in, cold, goes_on)
+            except OSError as fault:
+                log.warning("programs_not_warmed", reason=str(fault))
+            else:
+                log.info("programs_warmed", files=len(cold), whole=done)
+            finally:
+                stopped.set()
+            self._programs_again = self._now() + _AGAIN_S
+        return min(part, await asyncio.to_thread(programs.total))
 
     async def order(self, name: ModelName) -> AsyncGenerator[dict[str, Any], None]:
         """Brings a model in now, and keeps it wanted for `ORDER_S`; records of how far that is.
@@ -304,17 +340,23 @@ class Warming:
 
     def _read_through(self, model: Warmable, stopped: threading.Event, told: Callable[[int], object]) -> bool:
         before = 0
-
-        def goes_on(at: int) -> bool:
-            while self._loading() and not stopped.wait(_YIELD_S):
-                pass  # somebody waits for that one, and the disk is the same
-            told(before + at)
-            left = sum(blob.size for blob in model.blobs) - before - at
-            return not stopped.is_set() and fits(min(left, page_cache.PIECE), self._room())
-
+        goes_on = self._going(model.size, stopped, told)
         for blob in model.blobs:
             with opened(self._root, blob.hex) as handle:
-                if handle is None or not page_cache.bring_in(handle, blob.size, goes_on):
+                if handle is None or not page_cache.bring_in(handle, blob.size, goes_on, before):
                     return False
             before += blob.size
         return True
+
+    def _going(
+        self, size: int, stopped: threading.Event, told: Callable[[int], object]
+    ) -> Callable[[int], bool]:
+        """What is asked before each piece of `size` bytes; it waits while an engine loads something."""
+
+        def goes_on(read: int) -> bool:
+            while self._loading() and not stopped.wait(_YIELD_S):
+                pass  # somebody waits for that one, and the disk is the same
+            told(read)
+            return not stopped.is_set() and fits(min(size - read, page_cache.PIECE), self._room())
+
+        return goes_on

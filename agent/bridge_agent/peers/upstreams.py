@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from bridge_agent.peers.hop import VARYING_BACK
+from bridge_agent.peers.way import PeerWay
 from bridge_agent.routing.link_rules import LinkBook
 from bridge_agent.routing.view import Index, MeshView, Target
 from bridge_core.addresses import split_address
@@ -21,7 +22,7 @@ from bridge_core.errors import BridgeError
 from bridge_core.http1 import ConnectFailed, Pool
 from bridge_core.http1.limits import PoolLimits
 from bridge_core.http1.pool import Address
-from bridge_core.tls import verify_peer
+from bridge_core.tls import SslObject, verify_peer
 
 log = structlog.get_logger()
 
@@ -87,6 +88,16 @@ class Upstreams:
         pool = self._pools.get((node, address))
         return pool if pool is not None else self._open_peer(node, address)
 
+    def way(self, target: Target) -> PeerWay:
+        """How to make a connection of one's own to a node.
+
+        Raises:
+            ConnectFailed: as `pool` does.
+        """
+        self.pool(target)  # which knows whether the link is cut, and makes the context
+        check = self._check_of(target.node)
+        return PeerWay(target.node, split_address(target.address), self._context, check)
+
     def cut(self, node: str) -> None:
         """Sends nothing to a node whose link is cut; called when that may have come about."""
         if self.links.fault(node) and node not in self._cut:
@@ -145,14 +156,10 @@ class Upstreams:
         if self._tls is not None and self._context is None:
             self._context = self._tls.client()
 
-        def check(ssl_object: ssl.SSLObject) -> None:
-            domain = self._view.current.mesh.trust_domain
-            verify_peer(ssl_object, trust_domain=domain, kind="node", name=node)
-
         pool = Pool(
             split_address(address),
             ssl=self._context,
-            verify_peer=check if self._context is not None else None,
+            verify_peer=self._check_of(node) if self._context is not None else None,
             host=address.encode(),
             label=_label(node),
             limits=self._peer_limits,
@@ -160,6 +167,13 @@ class Upstreams:
         )
         self._pools[node, address] = pool
         return pool
+
+    def _check_of(self, node: str) -> Callable[[SslObject | None], None]:
+        def check(ssl_object: SslObject | None) -> None:
+            domain = self._view.current.mesh.trust_domain
+            verify_peer(ssl_object, trust_domain=domain, kind="node", name=node)
+
+        return check
 
     def _prune(self, index: Index) -> None:
         """Closes pools to addresses that nobody has any more.

@@ -34,6 +34,7 @@ _AGAIN_S: Final = 1.0
 # Of a model, whose judgement is kept: one that is replaced is served until the next is listed.
 _VERSIONS: Final = 4
 _MOST_SAID: Final = 4
+_MOST_KNOWN: Final = 4096  # names, also of what was judged and then never listed
 
 
 class SignatureGate:
@@ -59,6 +60,7 @@ class SignatureGate:
         self._snapshot_policies = view.current.signature_policies
         self._book = SignatureBook(self._snapshot_policies)
         self._known: dict[str, dict[str, Judged]] = {}
+        self._present: frozenset[str] = frozenset()
         self._unknown: frozenset[str] = frozenset()
         self._refused: dict[str, str] = {}
         self._listed: dict[str, str] = {}
@@ -87,6 +89,7 @@ class SignatureGate:
     def shown(self, instances: Sequence[LocalInstance]) -> tuple[LocalInstance, ...]:
         """These, without what is not to be served."""
         own = frozenset(one.id for one in self._instances()) if self._store is not None else frozenset()
+        self._forget(frozenset(canonical_or_same(model.name) for one in instances for model in one.models))
         found = sort_out(instances, own, self._book, self._known)
         self._unknown = found.unknown
         if found.unknown:
@@ -95,6 +98,12 @@ class SignatureGate:
         models = (model for one in found.instances for model in one.models)
         self._listed = {canonical_or_same(model.name): model.digest for model in models}
         return found.instances
+
+    def _forget(self, present: frozenset[str]) -> None:
+        """Forgets the judgements of models that were listed and no longer are."""
+        for name in self._present - present:
+            self._known.pop(name, None)
+        self._present = present
 
     def concerns(self) -> list[str]:
         """What an admin should know."""
@@ -130,7 +139,9 @@ class SignatureGate:
             self._keep(key, store_signatures.Placed.of(data).digest, found)
 
     def _keep(self, key: str, digest: str, found: Judged) -> None:
-        versions = {other: one for other, one in self._known.get(key, {}).items() if other != digest}
+        versions = {other: one for other, one in self._known.pop(key, {}).items() if other != digest}
+        while len(self._known) >= _MOST_KNOWN:
+            del self._known[next(iter(self._known))]  # at worst it is judged again
         kept = list(versions.items())[1 - _VERSIONS :]
         self._known[key] = {**dict(kept), digest: found}
 

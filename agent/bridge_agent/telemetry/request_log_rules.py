@@ -48,7 +48,6 @@ def request_document(record: RequestRecord, audited: AuditRecord, source: Source
         "event.outcome": outcome,
         "event.duration": int(audited.duration_ms * 1e6),
         "http.request.id": audited.request_id,
-        "trace.id": audited.request_id if record.trace is None else record.trace.trace_id.decode(),
         "http.request.method": cleaned(audited.method, 20),
         "http.request.body.bytes": audited.bytes_in,
         "http.response.body.bytes": audited.bytes_out,
@@ -80,6 +79,7 @@ def request_document(record: RequestRecord, audited: AuditRecord, source: Source
         found["error.type"], found["error.message"] = what_went_wrong(record, audited)
         _add(found, "event.reason", audited.reason)
     if record.trace is not None:
+        found["trace.id"] = record.trace.trace_id.decode()
         found["span.id"] = record.trace.span_id.decode()
     return found
 

@@ -54,6 +54,8 @@ class AuditLog:
         read: Makes the records of what was `put`, and of the bytes that came with it, None where those were
             too many to be kept. It is called in the thread that writes, soon after: the way of a request is
             no place to render records.
+        together: Makes those of many at once, in less time, or raises where one cannot be made or gives
+            None: then `read` makes those of each. None: `read` always does.
         settings: How it is to be kept, now.
         sealer: Seals records where the settings say so, and opens them; None: nothing is sealed.
         capacity: Records that may wait; more are lost, oldest first.
@@ -71,6 +73,7 @@ class AuditLog:
         origin: str,
         read: Reader,
         *,
+        together: Callable[[list[tuple[Any, bytes | None]]], list[Entry] | None] | None = None,
         settings: Callable[[], AuditSettings] = AuditSettings,
         sealer: Sealer | None = None,
         capacity: int = 20_000,
@@ -80,6 +83,7 @@ class AuditLog:
         self.folder = folder
         self.origin = origin
         self._read = read
+        self._together = together
         self._settings = settings
         self._sealer = sealer
         self._tidied = tidied
@@ -270,19 +274,34 @@ class AuditLog:
         found: list[bytes] = []
         self._told = False
         for first in range(0, len(batch), _RENDERED):  # few enough for a processor's caches
-            made: list[Entry] = []
-            for one, data in batch[first : first + _RENDERED]:
-                try:
-                    made += self._read(one, data)
-                except OSError:
-                    self._read_unhashed(one, made)
-                except Exception as fault:  # noqa: BLE001 - the record's root: it was made from what clients sent
-                    self._not_rendered(fault)
+            part = batch[first : first + _RENDERED]
+            made = self._read_together(part)
+            if made is None:
+                made = self._read_each(part)
             try:
                 found += encode_all(made)
             except ValueError:
                 self._encode_each(made, found)
         return found
+
+    def _read_together(self, batch: list[tuple[Any, bytes | None]]) -> list[Entry] | None:
+        if self._together is None:
+            return None
+        try:
+            return self._together(batch)
+        except Exception:  # noqa: BLE001 - which of them it was shows when each is read by itself
+            return None
+
+    def _read_each(self, batch: list[tuple[Any, bytes | None]]) -> list[Entry]:
+        made: list[Entry] = []
+        for one, data in batch:
+            try:
+                made += self._read(one, data)
+            except OSError:
+                self._read_unhashed(one, made)
+            except Exception as fault:  # noqa: BLE001 - the record's root: it was made from what clients sent
+                self._not_rendered(fault)
+        return made
 
     def _read_unhashed(self, record: Any, made: list[Entry]) -> None:
         """The key of the hash cannot be written: the record is worth more than it."""

@@ -50,10 +50,19 @@ FIELDS: Final[Mapping[str, str]] = {
     "trace.id": "keyword",
     "url.path": "keyword",
     "user.name": "keyword",
+    "bridge.alert": "keyword",
     "bridge.attempts": "long",
     "bridge.backend": "keyword",
     "bridge.failed_attempts": "keyword",
     "bridge.first_byte_ms": "float",
+    "bridge.forecast.earliest_s": "float",
+    "bridge.forecast.figure": "keyword",
+    "bridge.forecast.latest_s": "float",
+    "bridge.forecast.likely_s": "float",
+    "bridge.forecast.limit": "float",
+    "bridge.forecast.node": "keyword",
+    "bridge.forecast.of": "keyword",
+    "bridge.forecast.value": "float",
     "bridge.instance": "keyword",
     "bridge.listener": "keyword",
     "bridge.model": "keyword",
@@ -77,9 +86,15 @@ RENAMED: Final[Mapping[str, str]] = {
     "model": "bridge.model",
     "listener": "bridge.listener",
     "by": "user.name",
+    "alert": "bridge.alert",
+    **{
+        f"forecast_{name}": f"bridge.forecast.{name}"
+        for name in ("earliest_s", "figure", "latest_s", "likely_s", "limit", "node", "of", "value")
+    },
 }
 """What our events call a field that is a common one."""
 
+_NUMBERS: Final = frozenset({"long", "float"})
 _ITEMS: Final = 50  # of a list that are told
 _TRACE_LINE: Final = 400
 
@@ -135,9 +150,8 @@ def event_document(event: Mapping[str, Any], *, level: str, at: float, source: S
                 found |= error_fields(trace)
         elif key != "event" and value is not None:
             field = RENAMED.get(key) or f"{LABELS}{key if key.isidentifier() else cleaned(key, 60)}"
-            found[field] = _text(value)
-    if "http.request.id" in found:
-        found["trace.id"] = found["http.request.id"]
+            number = FIELDS.get(field) in _NUMBERS and isinstance(value, int | float)
+            found[field] = value if number else _text(value)
     return found
 
 

@@ -237,7 +237,7 @@ class ScaledModelLoad(_message.Message):
     def __init__(self, model: _Optional[str] = ..., asked: _Optional[int] = ..., ttft_buckets: _Optional[_Iterable[int]] = ..., ttft_seconds: _Optional[float] = ...) -> None: ...
 
 class LoadReport(_message.Message):
-    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts", "health", "gauges", "golden", "scaled_models", "version", "speaks", "models")
+    __slots__ = ("instances", "backends", "probes", "began_unix_ms", "in_flight", "snapshot", "silent_peers", "clients_used_unix", "trusts", "health", "gauges", "golden", "now_unix", "scaled_models", "version", "speaks", "models")
     class ClientsUsedUnixEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -264,6 +264,7 @@ class LoadReport(_message.Message):
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     GAUGES_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FIELD_NUMBER: _ClassVar[int]
+    NOW_UNIX_FIELD_NUMBER: _ClassVar[int]
     SCALED_MODELS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SPEAKS_FIELD_NUMBER: _ClassVar[int]
@@ -280,11 +281,12 @@ class LoadReport(_message.Message):
     health: _containers.RepeatedCompositeFieldContainer[_health_pb2.InstanceHealth]
     gauges: _containers.RepeatedCompositeFieldContainer[_health_pb2.Gauge]
     golden: _containers.RepeatedCompositeFieldContainer[_health_pb2.GoldenAnswer]
+    now_unix: float
     scaled_models: _containers.RepeatedCompositeFieldContainer[ScaledModelLoad]
     version: str
     speaks: _containers.ScalarMap[str, int]
     models: _containers.RepeatedCompositeFieldContainer[_console_pb2.ModelLoad]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ..., health: _Optional[_Iterable[_Union[_health_pb2.InstanceHealth, _Mapping]]] = ..., gauges: _Optional[_Iterable[_Union[_health_pb2.Gauge, _Mapping]]] = ..., golden: _Optional[_Iterable[_Union[_health_pb2.GoldenAnswer, _Mapping]]] = ..., scaled_models: _Optional[_Iterable[_Union[ScaledModelLoad, _Mapping]]] = ..., version: _Optional[str] = ..., speaks: _Optional[_Mapping[str, int]] = ..., models: _Optional[_Iterable[_Union[_console_pb2.ModelLoad, _Mapping]]] = ...) -> None: ...
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceLoad, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[BackendLoad, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ..., began_unix_ms: _Optional[int] = ..., in_flight: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotVersion, _Mapping]] = ..., silent_peers: _Optional[_Iterable[_Union[SilentPeer, _Mapping]]] = ..., clients_used_unix: _Optional[_Mapping[str, int]] = ..., trusts: _Optional[_Iterable[str]] = ..., health: _Optional[_Iterable[_Union[_health_pb2.InstanceHealth, _Mapping]]] = ..., gauges: _Optional[_Iterable[_Union[_health_pb2.Gauge, _Mapping]]] = ..., golden: _Optional[_Iterable[_Union[_health_pb2.GoldenAnswer, _Mapping]]] = ..., now_unix: _Optional[float] = ..., scaled_models: _Optional[_Iterable[_Union[ScaledModelLoad, _Mapping]]] = ..., version: _Optional[str] = ..., speaks: _Optional[_Mapping[str, int]] = ..., models: _Optional[_Iterable[_Union[_console_pb2.ModelLoad, _Mapping]]] = ...) -> None: ...
 
 class LoadReportSummary(_message.Message):
     __slots__ = ("received",)

@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from bridge_core.quantities import say_span
 from bridge_core.snapshot import Snapshot
 from bridge_registry.alerts import threshold_rules
 from bridge_registry.alerts.alert_rules import Alert, Seen, essence, of_health, resumed, settle
@@ -23,9 +24,11 @@ from bridge_registry.alerts.silence_rules import Silence, silent
 from bridge_registry.alerts.silences import Silences
 from bridge_registry.alerts.threshold_rules import RulePlan, Watched
 from bridge_registry.complaint import Complaint
+from bridge_registry.forecasts.forecast_log import ForecastLog
 from bridge_registry.forecasts.forecaster import Forecaster
 from bridge_registry.forecasts.series import Forecast
 from bridge_registry.health.keeper import FRESH_S, HealthKeeper, Heard, counts_of
+from bridge_registry.health.standing_rules import clocks_off, cut_off
 
 log = structlog.get_logger()
 
@@ -83,6 +86,7 @@ class AlertDesk:
         self._errors = ErrorWatch()
         self._windowed = float("-inf")
         self._forecaster = Forecaster((), clock())
+        self._forecast_log = ForecastLog()
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -129,6 +133,7 @@ class AlertDesk:
             self._forecaster.look(
                 figure, snapshot, self._reporting(clock), self._rules(), now=now, clock=clock
             )
+            self._forecast_log.look(self._forecaster, clock)
         drained = {one.name for one in snapshot.nodes.values() if one.state != "active"}
         before = self._alerts
         learnt = [*self._learner.seen(), *self._errors.seen(), *self._forecaster.seen()]
@@ -166,10 +171,10 @@ class AlertDesk:
             sorted(self.known.values(), key=lambda one: (one.ended > 0.0, -(one.ended or one.since)))
         )
 
-    def meant_by(self, silence: Silence) -> int:
-        """How many alerts that last a silence is about."""
-        lasting = [one.seen for one in self.known.values() if not one.ended]
-        return sum(fits(silence.matchers, labels_of(seen, self._mesh)) for seen in lasting)
+    def meant_by(self, silences: Sequence[Silence]) -> list[int]:
+        """How many alerts that last each silence is about."""
+        lasting = [labels_of(one.seen, self._mesh) for one in self.known.values() if not one.ended]
+        return [sum(fits(one.matchers, labels) for labels in lasting) for one in silences]
 
     def watched(self, rule: str) -> Mapping[str, Watched]:
         """The series that a rule looks at."""
@@ -185,6 +190,10 @@ class AlertDesk:
         None while another registry leads.
         """
         return self._forecaster.forecasts(node, hit=hit) if self._term else []
+
+    def fullest(self) -> dict[str, dict[str, tuple[float, float, float]]]:
+        """See `Forecaster.fullest`; nothing while another registry leads."""
+        return self._forecaster.fullest() if self._term else {}
 
     def _take_office(self, known: Sequence[Alert], term: str) -> None:
         now, clock = self._now(), self._clock()
@@ -267,9 +276,23 @@ class AlertDesk:
                 summary = f"{verdict.instance}: {reason.text}{out}"
                 moved = reason.aspect == "service"
                 yield of_health(reason.code, severity, node, verdict.instance, summary, moved=moved)
+        yield from self._apart(clock)
         for node, one in snapshot.nodes.items():
             heard = self._keeper.heard.get(node)
             since = self._office if heard is None else heard.at
             if one.state == "active" and clock - since >= FRESH_S:
                 summary = f"node {node} does not report: its agent has stopped, or cannot reach the registry"
                 yield of_health("node-away", "critical", node, "", summary)
+
+    def _apart(self, clock: float) -> Iterator[Seen]:
+        """Whose clock is another one, and who cannot be reached by the others though it reports."""
+        reporting = self._reporting(clock)
+        for node, ahead in clocks_off({name: heard.leads for name, heard in reporting.items()}).items():
+            way = "ahead" if ahead > 0 else "behind"
+            whose = f"the clock of node {node}" if node else "the clock of this registry's machine"
+            summary = f"{whose} is {say_span(abs(ahead))} {way}: set it, as certificates are judged by clocks"
+            yield of_health("clock-off", "critical", node, "", summary)
+        for node, witnesses in cut_off({name: heard.silent for name, heard in reporting.items()}).items():
+            named = " and ".join((*witnesses[:2], *([f"{len(witnesses) - 2} more"] if witnesses[2:] else [])))
+            summary = f"node {node} leaves {named} without an answer on its peer port: the way there is cut"
+            yield of_health("peers-cut", "critical", node, "", summary)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.resources import files
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, quote
 
@@ -21,6 +20,7 @@ from bridge_core.explanation import PATH, HopReport
 from bridge_core.http1 import App, Exchange, Pool, coroutine_app
 from bridge_core.http1.headers import Pair
 from bridge_core.names import display_or_same, natural
+from bridge_core.page_files import page_apps, safe
 from bridge_core.recent import PATH as RECENT
 from bridge_core.recent import Recent
 from bridge_core.snapshot import Node
@@ -39,24 +39,8 @@ _AT_ONCE: Final = 32  # answers of so many nodes are held at the same time
 _ASKED_NODES: Final = 32  # of which recent requests are shown: those that were called last
 _SHOWN: Final = 200
 _REVISIONS: Final = 50
-_TYPES: Final = {
-    ".html": b"text/html; charset=utf-8",
-    ".js": b"text/javascript; charset=utf-8",
-    ".css": b"text/css; charset=utf-8",
-    ".svg": b"image/svg+xml",
-}
-_POLICY: Final = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    # The playground calls agents on this machine, as any page of this machine may.
-    b"connect-src 'self' http://127.0.0.1:* http://localhost:*; "
-    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_SAFE: Final = (
-    (b"content-security-policy", _POLICY),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-)
+# The playground calls agents on this machine, as any page of this machine may.
+_SAFE: Final = safe(b"'self' http://127.0.0.1:* http://localhost:*")
 _JSON: Final = (*_SAFE, (b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 
@@ -84,13 +68,11 @@ class ConsolePages:
         self._nodes = nodes
         self._link = link
         self._history = history
-        self._assets = _assets()
 
     def apps(self, group: asyncio.TaskGroup) -> dict[str, App]:
         """The pages by path; what they wait for runs in `group`."""
-        found: dict[str, App] = {
-            "/": lambda exchange: exchange.respond(302, [(b"location", b"/console/")]),
-            ROOT: lambda exchange: exchange.respond(302, [(b"location", b"/console/")]),
+        return {
+            **page_apps(ROOT, "bridge_registry.console", _SAFE),
             f"{ROOT}/api/stream": self._streams.app,
             f"{ROOT}/api/hour": self._hour,
             f"{ROOT}/api/day": self._day,
@@ -98,10 +80,6 @@ class ConsolePages:
             f"{ROOT}/api/explain": coroutine_app(_answering(self._explain), group),
             f"{ROOT}/api/history": coroutine_app(_answering(self._revisions), group),
         }
-        for name, (kind, body) in self._assets.items():
-            found[f"{ROOT}/{name}"] = _asset(kind, body)
-        found[f"{ROOT}/"] = found[f"{ROOT}/index.html"]
-        return found
 
     def _hour(self, exchange: Exchange) -> None:
         """The last hour by minute: [minute, {model: [requests, failed]}, {node: …}]."""
@@ -205,19 +183,3 @@ def answer_json(exchange: Exchange, value: Any, status: int = 200, *more: Pair) 
 def refuse(exchange: Exchange, status: int, reason: str) -> None:
     """Why the page does not get it, in a sentence that it shows."""
     answer_json(exchange, {"error": reason[:1000]}, status)
-
-
-def _asset(kind: bytes, body: bytes) -> App:
-    headers = [*_SAFE, (b"content-type", kind), (b"cache-control", b"no-cache")]
-    return lambda exchange: exchange.respond(200, headers, body)
-
-
-def _assets() -> dict[str, tuple[bytes, bytes]]:
-    """The page's files, by their names."""
-    folder = files("bridge_registry.console") / "page"
-    found = {}
-    for one in folder.iterdir():
-        suffix = f".{one.name.rpartition('.')[2]}"
-        if suffix in _TYPES:
-            found[one.name] = (_TYPES[suffix], one.read_bytes())
-    return found

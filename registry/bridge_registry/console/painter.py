@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
+from bridge_core.gauges import Gauge
 from bridge_core.mesh_picture import MeshPicture, RegistryPicture
 from bridge_registry.alerts.alert_rules import Alert
 from bridge_registry.alerts.silence_rules import Silence
@@ -28,6 +29,7 @@ class Painter:
         alerts: What is wrong, and was.
         traffic: How much models and nodes are used.
         silences: What people silenced.
+        gauges: What nodes measured last.
         trust_domain: The mesh.
         standing: How the registry stands.
     """
@@ -41,6 +43,7 @@ class Painter:
         traffic: TrafficBook,
         *,
         silences: Callable[[], tuple[Silence, ...]],
+        gauges: Callable[[], Mapping[str, tuple[Gauge, ...]]],
         trust_domain: str,
         standing: Callable[[], Standing],
     ) -> None:
@@ -50,6 +53,7 @@ class Painter:
         self._alerts = alerts
         self._traffic = traffic
         self._silences = silences
+        self._gauges = gauges
         self._trust_domain = trust_domain
         self._standing = standing
         self._version = version("deepseek-ollama-bridge")
@@ -94,6 +98,7 @@ class Painter:
             rollouts=tuple(self._rollouts.positions()),
             alerts=self._alerts(),
             silences=self._silences(),
+            gauges=self._gauges(),
             by_model=self._traffic.by_model(now),
             by_node=self._traffic.by_node(now),
         )

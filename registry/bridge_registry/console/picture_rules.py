@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from bridge_core import gauges
 from bridge_core.counts import Counts
+from bridge_core.gauges import Gauge
 from bridge_core.mesh_picture import (
     AlertPicture,
     Backend,
+    GpuPicture,
     InstancePicture,
     MeshPicture,
     ModelPicture,
@@ -33,6 +36,7 @@ from bridge_registry.rollouts.rollout_rules import RolloutPosition, step_of
 
 _LAST_EVENTS = 20
 _ALERTS = 300
+_GPUS = 32  # of a node
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -51,6 +55,7 @@ class Seen(msgspec.Struct, frozen=True):
         by_node: The same, by the node that was called.
         alerts: Those that last first.
         silences: What people silenced.
+        gauges: What nodes measured last.
     """
 
     at_unix: float
@@ -65,6 +70,7 @@ class Seen(msgspec.Struct, frozen=True):
     by_node: Mapping[str, Counts] = {}
     alerts: tuple[Alert, ...] = ()
     silences: tuple[Silence, ...] = ()
+    gauges: Mapping[str, tuple[Gauge, ...]] = {}
 
 
 def paint(seen: Seen) -> MeshPicture:
@@ -129,7 +135,17 @@ def _node(one: NodeStanding, members: Iterable[Instance], seen: Seen) -> NodePic
         instances=instances,
         requests_per_s=_rate(counts.requests),
         errors_per_s=_rate(counts.failed),
+        gpus=tuple(gpus_of(seen.gauges.get(node.name, ()))) if one.reports else (),
     )
+
+
+def gpus_of(told: Sequence[Gauge]) -> Iterable[GpuPicture]:
+    """The GPUs that a node's gauges tell of."""
+    warmth = {one.of: one.value for one in told if one.name == gauges.GPU_TEMPERATURE}
+    for one in [one for one in told if one.name == gauges.VRAM and one.limit > 0.0][:_GPUS]:
+        used = round(100.0 * min(1.0, max(0.0, one.value / one.limit)))
+        celsius = 5 * round(min(1000.0, max(0.0, warmth.get(one.of, 0.0))) / 5)
+        yield GpuPicture(one.of, int(min(one.limit, 2.0**53)), used, celsius)
 
 
 def _with_health(verdict: Verdict | None, one: InstancePicture) -> InstancePicture:

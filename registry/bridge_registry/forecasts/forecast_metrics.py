@@ -1,12 +1,13 @@
 """Metrics of forecasts: when the first of a node's disks, GPUs, queues and streams hits its limit.
 
-A series for each node and figure that is forecast to, within a day: bounded by four times the nodes.
+A series for each node and figure that is forecast to, within a day: bounded by four times the nodes. And how
+full what is fullest of a node is now, and will be in an hour, of its disks, GPUs and queues.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily
@@ -16,6 +17,7 @@ from prometheus_client.registry import Collector
 from bridge_registry.forecasts.series import Forecast
 
 _MOST: Final = 4096
+_WHEN: Final = ("now", "hour", "hour_most")
 
 
 class ForecastFigures(Collector):
@@ -24,10 +26,16 @@ class ForecastFigures(Collector):
     Args:
         forecasts: Of series that hit their limit, the first before the others; none where another registry
             leads.
+        fullest: By figure and node, as `Series.fullest` says.
     """
 
-    def __init__(self, forecasts: Callable[[], Iterable[Forecast]]) -> None:
+    def __init__(
+        self,
+        forecasts: Callable[[], Iterable[Forecast]],
+        fullest: Callable[[], Mapping[str, Mapping[str, tuple[float, float, float]]]],
+    ) -> None:
         self._forecasts = forecasts
+        self._fullest = fullest
 
     def describe(self) -> Iterable[Metric]:
         """See prometheus_client: named at collection."""
@@ -49,3 +57,14 @@ class ForecastFigures(Collector):
         for (node, figure), seconds in sorted(first.items()):
             hit.add_metric([node, figure], seconds)
         yield hit
+        used = GaugeMetricFamily(
+            "bridge_mesh_forecast_used_ratio",
+            "How much of its limit a node's fullest series of this figure uses: now, likely in an hour, and "
+            "then at the upper end of the interval.",
+            labels=["node", "figure", "when"],
+        )
+        for figure, nodes in sorted(self._fullest().items()):
+            for node, ratios in sorted(nodes.items())[:_MOST]:
+                for when, ratio in zip(_WHEN, ratios, strict=True):
+                    used.add_metric([node, figure, when], ratio)
+        yield used

@@ -85,6 +85,10 @@ class Forecaster:
         found = [each for one in self.series.values() for each in one.forecasts(node, hit=hit)]
         return sorted(found, key=lambda one: (not one.raised, one.likely_s, one.earliest_s))
 
+    def fullest(self) -> dict[str, dict[str, tuple[float, float, float]]]:
+        """By figure and node, as `Series.fullest` says."""
+        return {figure: one.fullest() for figure, one in self.series.items()}
+
     def _readings(
         self,
         figure: str,

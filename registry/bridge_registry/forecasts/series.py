@@ -14,7 +14,7 @@ from bridge_registry.alerts.alert_rules import MOST_SUMMARY, Seen
 from bridge_registry.alerts.places import Places
 from bridge_registry.forecasts import holt_winters_rules as hw
 from bridge_registry.forecasts import outlook_rules as rules
-from bridge_registry.forecasts.holt_winters_rules import Flags
+from bridge_registry.forecasts.holt_winters_rules import Flags, Floats, Whole
 from bridge_registry.forecasts.outlook_rules import FIGURES
 from bridge_registry.forecasts.reading_rules import Place, Reading
 
@@ -140,6 +140,32 @@ class Series:
             there &= np.isfinite(self._hits.likely)
         return self._of(sorted(one for one in self._at(there) if node in {"", one[0].node}))
 
+    def fullest(self) -> dict[str, tuple[float, float, float]]:
+        """Of each node's series that will be the fullest in an hour: how much of its limit it is now, is
+        likely to be then, and may be. Nothing of a figure that is no worse for being high.
+        """
+        if self._how.manner.towards < 0 or not len(self):
+            return {}
+        found = self._at(rules.known(self._state) & (self._limit > 0.0))
+        rows = np.array([row for _, row in found], dtype=np.int64)
+        mean, spread = self._in_an_hour(rows)
+        level = hw.now(self._state, self._step * rules.SLOTS // rules.DAY)[rows]
+        limit = self._limit[rows]
+        ratios = np.maximum(0.0, np.column_stack((level, mean, mean + rules.Z * spread)) / limit[:, None])
+        fullest = dict[str, tuple[float, float, float]]()
+        for (place, _), (now, likely, most) in zip(found, ratios.tolist(), strict=True):
+            if place.node not in fullest or most > fullest[place.node][2]:
+                fullest[place.node] = (now, likely, most)
+        return fullest
+
+    def _in_an_hour(self, rows: Whole) -> tuple[Floats, Floats]:
+        """What some series will be then, and the standard deviation of that."""
+        steps = np.array([_HOUR])
+        slots = (self._step + steps) % rules.DAY * rules.SLOTS // rules.DAY
+        tables = hw.ahead(self._how.manner, steps, rules.DAY)
+        mean, spread = hw.path(self._state, self._how.manner, rows, tables, slots)
+        return mean[:, 0], spread[:, 0]
+
     def _at(self, there: Flags) -> list[tuple[Place, int]]:
         """The places of the rows where `there` is true."""
         places = self._rows.keys()
@@ -150,14 +176,11 @@ class Series:
         if not found:
             return
         rows = np.array([row for _, row in found], dtype=np.int64)
-        steps = np.array([_HOUR])
-        slots = (self._step + steps) % rules.DAY * rules.SLOTS // rules.DAY
-        tables = hw.ahead(self._how.manner, steps, rules.DAY)
-        mean, spread = hw.path(self._state, self._how.manner, rows, tables, slots)
-        off = rules.Z * spread[:, 0]
+        mean, spread = self._in_an_hour(rows)
+        off = rules.Z * spread
         level = hw.now(self._state, self._step * rules.SLOTS // rules.DAY)
         for at, (place, row) in enumerate(found):
-            unit, likely = float(self._unit[row]), float(mean[at, 0])
+            unit, likely = float(self._unit[row]), float(mean[at])
             ends = (likely - float(off[at]), likely, likely + float(off[at]))
             yield Forecast(
                 self.figure,

@@ -18,6 +18,7 @@ from bridge_core.snapshot import Instance, Snapshot
 from bridge_core.verdicts import Reason, Verdict, ordered
 from bridge_registry.health.golden_rules import GoldenBook
 from bridge_registry.health.reported import InstanceHealth, NodeHealthReport
+from bridge_registry.health.standing_rules import LEADS
 
 log = structlog.get_logger()
 
@@ -30,10 +31,15 @@ class Heard:
     nobody late.
     """
 
-    __slots__ = ("at", "gauges", "instances")
+    __slots__ = ("at", "gauges", "instances", "leads", "silent", "told_silent")
 
-    def __init__(self, report: NodeHealthReport, at: float) -> None:
+    def __init__(self, report: NodeHealthReport, at: float, before: Heard | None = None) -> None:
         self.at = at
+        told = () if report.lead is None else (report.lead,)
+        self.leads: tuple[float, ...] = (*(before.leads if before is not None else ()), *told)[-LEADS:]
+        # Of two reports: a peer that was busy for a moment is not cut off.
+        self.told_silent = report.silent
+        self.silent = report.silent & before.told_silent if before is not None else frozenset[str]()
         self.instances: Mapping[str, InstanceHealth] = {one.instance: one for one in report.instances}
         self.gauges: tuple[Gauge, ...] = report.gauges
 
@@ -73,7 +79,7 @@ class HealthKeeper:
         """Takes a report in, at monotonic time `now`; what it comes to, `settle` says."""
         self._take_office()
         snapshot = self._snapshot()
-        self._heard[node] = Heard(report, now)
+        self._heard[node] = Heard(report, now, self._heard.get(node))
         nodes = snapshot.node_of
         for answer in report.golden:
             digest = _digest(snapshot.instances.get(answer.instance), answer.model)

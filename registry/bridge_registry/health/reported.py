@@ -19,8 +19,18 @@ class InstanceHealth(msgspec.Struct, frozen=True):
 
 
 class NodeHealthReport(msgspec.Struct, frozen=True):
-    """What an agent says of its node: instances, gauges, and what others' instances answered it."""
+    """What an agent says of its node: instances, gauges, and what others' instances answered it.
+
+    Attributes:
+        instances: Its own.
+        gauges: What it measured.
+        golden: What others' instances answered it.
+        lead: By how many seconds its clock is ahead of this registry's; None: it does not tell.
+        silent: Nodes that leave it without an answer.
+    """
 
     instances: tuple[InstanceHealth, ...] = ()
     gauges: tuple[Gauge, ...] = ()
     golden: tuple[GoldenAnswer, ...] = ()
+    lead: float | None = None
+    silent: frozenset[str] = frozenset()

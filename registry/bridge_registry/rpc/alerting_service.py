@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -80,33 +80,35 @@ class AlertingService(rpc.AlertingServicer):
                 reason=request.reason,
                 lasts_s=request.seconds,
             )
-            return pb.SilenceResponse(silence=self._silence(made))
+            return pb.SilenceResponse(silence=self._told([made])[0])
 
     async def Silences(self, request: pb.SilencesRequest, context: Context) -> pb.SilencesResponse:
         """See alerting.proto."""
         async with self._gate.admit(context, "admin", role="viewer"):
             self._check_serving()
             lasting = self._alerting.desk.silences.lasting
-            return pb.SilencesResponse(silences=map(self._silence, lasting))
+            return pb.SilencesResponse(silences=self._told(lasting))
 
     async def Unsilence(self, request: pb.UnsilenceRequest, context: Context) -> pb.UnsilenceResponse:
         """See alerting.proto."""
         async with self._gate.admit(context, "admin", role="operator"):
             self._check_serving()
             ended = await self._alerting.desk.silences.end(request.id)
-            return pb.UnsilenceResponse(silence=self._silence(ended))
+            return pb.UnsilenceResponse(silence=self._told([ended])[0])
 
-    def _silence(self, one: silence_rules.Silence) -> pb.AlertSilence:
-        meant = self._alerting.desk.meant_by(one)
-        return pb.AlertSilence(
-            id=one.id,
-            matchers=map(str, one.matchers),
-            by=one.by,
-            reason=one.reason,
-            made_unix=one.made,
-            ends_unix=one.ends,
-            silences=meant,
-        )
+    def _told(self, silences: Sequence[silence_rules.Silence]) -> list[pb.AlertSilence]:
+        return [
+            pb.AlertSilence(
+                id=one.id,
+                matchers=map(str, one.matchers),
+                by=one.by,
+                reason=one.reason,
+                made_unix=one.made,
+                ends_unix=one.ends,
+                silences=meant,
+            )
+            for one, meant in zip(silences, self._alerting.desk.meant_by(silences), strict=True)
+        ]
 
 
 def _made_up(now: float) -> Alert:

@@ -14,6 +14,7 @@ from bridge_core.golden import GoldenAnswer, Token
 from bridge_core.snapshot import Snapshot
 from bridge_core.verdicts import ASPECTS, LEVELS, MAX_REASONS, Reason
 from bridge_registry.health.reported import InstanceHealth, NodeHealthReport
+from bridge_registry.health.standing_rules import lead
 from bridge_wire.v1 import health_pb2 as pb
 from bridge_wire.v1 import registry_pb2
 
@@ -47,6 +48,8 @@ def health_of(
             and (one.name not in OF_INSTANCE or one.of in own)
         ),
         tuple(_answers(message, node, snapshot, now)),
+        lead(message.now_unix, now),
+        frozenset(one.node for one in message.silent_peers if one.node in snapshot.nodes),
     )
 
 

@@ -162,10 +162,14 @@ class Publications:
                 return Holding(self._store, self._leadership, lease, own)
             if found is None:
                 raise Unavailable("the lease was not given", hint="try again in some seconds")
-            said = refusal(decode(found, PublicationRecord), self._clock())
-            raise Held(said, hint="try again when it is done")
-        except RecordFault as fault:
-            raise Held(f"who publishes {record.model} cannot be read: {fault.message}") from fault
+            raise self._held_by(found, record.model)
         except BridgeError:
             await lease.revoke()  # nobody was told of it
             raise
+
+    def _held_by(self, found: KeyValue, model: str) -> Held:
+        try:
+            said = refusal(decode(found, PublicationRecord), self._clock())
+        except RecordFault as fault:
+            return Held(f"who publishes {model} cannot be read: {fault.message}")
+        return Held(said, hint="try again when it is done")

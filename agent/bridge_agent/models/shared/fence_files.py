@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from bridge_agent.models.blob_content import write_all
-from bridge_agent.models.shared.storage import PublishFault, still_held
+from bridge_agent.models.shared.storage import PublishFault, still_claimed, still_held
 from bridge_agent.models.shared.tier_files import below, read_file
 from bridge_core.names import ModelName
 
@@ -96,11 +96,7 @@ def claimed(root: Path, name: ModelName, mark: str, valid: Callable[[], bool]) -
         OSError: the storage refuses.
     """
     with _fenced(root, name) as fence:
-        if os.pread(fence, _MOST, 0) != mark.encode():
-            raise PublishFault(
-                f"another writer began to publish {name.short()} meanwhile: nothing was replaced"
-            )
-        still_held(name, valid)
+        still_claimed(name, os.pread(fence, _MOST, 0), mark, valid)
         yield
 
 

@@ -12,7 +12,6 @@ from bridge_agent.models.shared.patience import Patience
 from bridge_agent.models.shared.storage import Listed, Stamp
 from bridge_agent.models.shared.tier_writes import TierWriter
 from bridge_core.files import read_at
-from bridge_core.names import ModelName
 
 
 class FolderBlob:
@@ -62,10 +61,6 @@ class FolderStorage:
     def ahead(self) -> int:
         """See `Storage`: the kernel reads ahead."""
         return 1
-
-    def manifest(self, name: ModelName) -> bytes | None:
-        """See `Storage`."""
-        return tier_files.manifest_of(self.root, name)
 
     def manifest_at(self, place: str) -> bytes | None:
         """See `Storage`."""

@@ -69,11 +69,7 @@ class Publishing:
             BridgeError: it is not published: the storage refuses, another writer has the lease (the message
                 names its node), or what this node has is not whole.
         """
-        if not self._tier.section.publish:
-            raise PublishFault(
-                f"this node may not write into {self._tier.where}",
-                hint='"publish": true beside "path" in its agent.json lets it, where it is mounted writable',
-            )
+        self._tier.may_write()
         yield {"status": "reading manifest"}
         found, data, manifest = await asyncio.to_thread(self._read, self._store(), name)
         async with self._turn:

@@ -6,15 +6,18 @@ away, or refuses.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
 
+from bridge_agent.models.piece_rules import piece_count, span
 from bridge_agent.models.shared.patience import Patience
 from bridge_core.errors import BridgeError
 from bridge_core.model_store.layout import describe
-from bridge_core.names import ModelName
+from bridge_core.names import InvalidName, ModelName
 
 
 class PublishFault(BridgeError):
@@ -83,11 +86,8 @@ class Storage(Protocol):
     def ahead(self) -> int:
         """How many pieces of a blob are read at one time: several where each is a question of its own."""
 
-    def manifest(self, name: ModelName) -> bytes | None:
-        """The manifest of a name in whatever case; None where there is none. Raises OSError."""
-
     def manifest_at(self, place: str) -> bytes | None:
-        """The manifest at a place that `listed` told; None: it is none that can be read. Raises OSError."""
+        """The manifest at a place; None: it is none that can be read. Raises OSError."""
 
     def listed(self) -> Iterator[Listed]:
         """Every manifest. Raises TooMany: there are more; OSError."""
@@ -142,6 +142,34 @@ class TierWriting(Protocol):
         """Removes a blob; one that is gone is no fault."""
 
 
+def place_of(name: ModelName) -> str:
+    """Where the manifest of a name lies that is spelled as it is."""
+    return f"{name.host}/{name.namespace}/{name.model}/{name.tag}"
+
+
+def listed_at(place: str) -> Listed:
+    """What lies at a place."""
+    parts = place.split("/")
+    name = None
+    if len(parts) == 4:
+        with contextlib.suppress(InvalidName):
+            name = ModelName.parse(f"{parts[0]}/{parts[1]}/{parts[2]}:{parts[3]}")
+    return Listed(place, name)
+
+
+def manifest_in(storage: Storage, name: ModelName) -> bytes | None:
+    """The manifest of a name in whatever case; None where there is none. Raises OSError."""
+    found = storage.manifest_at(place_of(name))
+    if found is not None:
+        return found
+    wanted = str(name).lower()
+    with contextlib.suppress(TooMany):
+        for one in storage.listed():
+            if str(one.name).lower() == wanted:
+                return storage.manifest_at(one.place)
+    return None
+
+
 def still_held(name: ModelName, valid: Callable[[], bool]) -> None:
     """Raises PublishFault: the lease is over."""
     if not valid():
@@ -149,3 +177,31 @@ def still_held(name: ModelName, valid: Callable[[], bool]) -> None:
             f"the lease for {name.short()} is over: the registry could not be reached in time",
             hint="do it again: what was written whole is there",
         )
+
+
+def still_claimed(name: ModelName, found: bytes | None, mark: str, valid: Callable[[], bool]) -> None:
+    """Raises PublishFault: another mark is in the model's fence by now, or the lease is over."""
+    if found != mark.encode():
+        raise PublishFault(f"another writer began to publish {name.short()} meanwhile: nothing was replaced")
+    still_held(name, valid)
+
+
+def of_its_digest(found: str, hex_: str) -> None:
+    """Raises PublishFault: what was read of a blob to write it has another digest."""
+    if found != hex_:
+        raise PublishFault(
+            f"blob {hex_[:12]} of this node does not have its digest: it is not published",
+            hint="pull the model again here, or publish it from another node",
+        )
+
+
+def is_right(
+    hex_: str, size: int, read: Callable[[int, int], bytes], *, goes_on: Callable[[int], None]
+) -> bool:
+    """Whether what lies there has its digest; see `TierWriting.blob`. Raises what `read` and `goes_on` do."""
+    whole = hashlib.sha256()
+    for piece in range(piece_count(size)):
+        offset, length = span(size, piece)
+        whole.update(read(offset, length))
+        goes_on(offset + length)
+    return whole.hexdigest() == hex_

@@ -24,10 +24,12 @@ from bridge_agent.models.shared.standing_rules import Standing
 from bridge_agent.models.shared.storage import (
     Listed,
     OpenBlob,
+    PublishFault,
     Stamp,
     Storage,
     TierWriting,
     TooMany,
+    manifest_in,
     reason_of,
 )
 from bridge_agent.models.shared.storages import storage_of
@@ -71,6 +73,9 @@ class SharedTier:
         now: Monotonic seconds.
         patience: Runs what may hang; None: one with the section's time-out.
         storage: What is there; None: what the section names.
+
+    Attributes:
+        storage: What is there.
     """
 
     def __init__(
@@ -81,8 +86,8 @@ class SharedTier:
         storage: Storage | None = None,
     ) -> None:
         self.section: Final = section
-        self._storage: Final = storage or storage_of(section, os.environ)
-        self.patience: Final = patience or Patience(section.timeout_s, MOST * self._storage.ahead)
+        self.storage: Final = storage or storage_of(section, os.environ)
+        self.patience: Final = patience or Patience(section.timeout_s, MOST * self.storage.ahead)
         self._now = now
         self._lock = threading.Lock()  # of all below
         self._standing = Standing()
@@ -93,28 +98,31 @@ class SharedTier:
     @property
     def where(self) -> str:
         """For people: what they call it."""
-        return self._storage.where
+        return self.storage.where
 
     @property
     def ahead(self) -> int:
         """How many pieces of a blob are read at one time."""
-        return self._storage.ahead
+        return self.storage.ahead
 
-    @property
-    def storage(self) -> Storage:
-        """What is there, for who removes from it."""
-        return self._storage
+    def may_write(self) -> None:
+        """Raises PublishFault: this node may not."""
+        if not self.section.publish:
+            raise PublishFault(
+                f"this node may not write into {self.where}",
+                hint='"publish": true in models.shared of its agent.json lets it, where it is writable',
+            )
 
     def writer(self) -> TierWriting:
         """Writes there."""
-        return self._storage.writer(self.patience)
+        return self.storage.writer(self.patience)
 
     # -- what it has
 
     def manifest(self, name: ModelName) -> bytes | None:
         """A model's manifest as it lies there; None: there is none, or the storage is away."""
         try:
-            return self._ask(lambda: self._storage.manifest(name))
+            return self._ask(lambda: manifest_in(self.storage, name))
         except TierFault:
             return None
 
@@ -125,7 +133,7 @@ class SharedTier:
             TierLacks: there is none of that size, or the file there is known to be wrong.
             TierFault: the storage is away.
         """
-        found = self._ask(lambda: self._storage.open(hex_), late=_close)
+        found = self._ask(lambda: self.storage.open(hex_), late=_close)
         if found is None:
             with self._lock:
                 self._lacked += 1
@@ -171,7 +179,7 @@ class SharedTier:
 
         def all_() -> list[Listed] | TooMany:
             try:
-                return list(self._storage.listed())
+                return list(self.storage.listed())
             except TooMany as fault:
                 return fault
 
@@ -179,7 +187,7 @@ class SharedTier:
         if isinstance(listed, TooMany):
             raise TierFault(str(listed))
         for one in listed:
-            yield one, self._ask(partial(self._storage.manifest_at, one.place))
+            yield one, self._ask(partial(self.storage.manifest_at, one.place))
 
     def look(self) -> None:
         """Lists what lies there, and whether it answers; what came of it is in `said`."""
@@ -195,14 +203,14 @@ class SharedTier:
     def _names(self) -> tuple[str, ...]:
         found: list[str] = []
         with contextlib.suppress(TooMany):
-            names = (one.name.short() for one in self._storage.listed() if one.name is not None)
+            names = (one.name.short() for one in self.storage.listed() if one.name is not None)
             found.extend(islice(names, _MOST_LISTED))
         return tuple(found)
 
     def _look_again(self, hex_: str, stamp: Stamp) -> None:
         """Whether a blob that was wrong has been put right."""
         try:
-            found = self._ask(lambda: self._storage.open(hex_), late=_close)
+            found = self._ask(lambda: self.storage.open(hex_), late=_close)
         except TierFault:
             return
         if found is not None:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from bridge_agent.models.manifest_rules import MOST_MANIFEST
-from bridge_agent.models.shared.storage import Listed, Stamp, TooMany
+from bridge_agent.models.shared.storage import Listed, Stamp, TooMany, listed_at
 from bridge_core.files import read_at
-from bridge_core.names import InvalidName, ModelName
 
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ROOT: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -140,19 +139,6 @@ def read_file(name: str, folder: int, most: int) -> bytes | None:
     return data if len(data) <= most else None
 
 
-def manifest_of(root: Path, name: ModelName) -> bytes | None:
-    """The manifest of a name in whatever case; None where there is none. Raises NoStore, OSError."""
-    data = manifest_at(root, f"{name.host}/{name.namespace}/{name.model}/{name.tag}")
-    if data is not None:
-        return data
-    wanted = str(name).lower()
-    with contextlib.suppress(TooMany):
-        for found in listed(root):
-            if str(found.name).lower() == wanted:
-                return manifest_at(root, found.place)
-    return None
-
-
 def manifest_at(root: Path, place: str) -> bytes | None:
     """The manifest at a place below `manifests`; None where there is none to be read. Raises OSError."""
     *parts, tag = place.split("/")
@@ -172,7 +158,7 @@ def listed(root: Path) -> Generator[Listed, None, None]:
             raise TooMany(f"more than {_MOST_ENTRIES} files lie below {root / MANIFESTS}")
         for entry in found:
             if len(names) == 3:
-                yield Listed("/".join((*names, entry)), _named(*names, entry))
+                yield listed_at("/".join((*names, entry)))
                 continue
             try:
                 inner = os.open(entry, FOLDER, dir_fd=folder)
@@ -187,10 +173,3 @@ def listed(root: Path) -> Generator[Listed, None, None]:
 
     with top(root, MANIFESTS) as folder:
         yield from walked(folder, ())
-
-
-def _named(host: str, namespace: str, model: str, tag: str) -> ModelName | None:
-    try:
-        return ModelName.parse(f"{host}/{namespace}/{model}:{tag}")
-    except InvalidName:
-        return None

@@ -28,7 +28,7 @@ from bridge_agent.models.shared import fence_files
 from bridge_agent.models.shared.fence_files import FENCES, NEW
 from bridge_agent.models.shared.patience import Patience, is_left
 from bridge_agent.models.shared.steps import Steps
-from bridge_agent.models.shared.storage import PublishFault
+from bridge_agent.models.shared.storage import PublishFault, is_right, of_its_digest
 from bridge_agent.models.shared.tier_files import FOLDER, MANIFESTS, below, open_regular
 from bridge_core.errors import BridgeError
 from bridge_core.files import read_at
@@ -43,7 +43,7 @@ _OLD_S: Final = 86_400.0  # what a writer that died left behind
 
 
 class TierWriter:
-    """Writes into one tier.
+    """Writes into one tier; see `TierWriting`.
 
     Args:
         root: Its folder.
@@ -55,31 +55,21 @@ class TierWriter:
         self._steps = Steps(lambda: str(root), patience)
 
     def identity(self) -> str:
-        """See `fence_files.identity`. Raises PublishFault, also where the storage hangs."""
+        """See `TierWriting`."""
         return self._steps.do("use", partial(fence_files.identity, self._root))
 
     def claim(self, name: ModelName, mark: str, valid: Callable[[], bool]) -> None:
-        """See `fence_files.claim`. Raises PublishFault, also where the storage hangs."""
+        """See `TierWriting`."""
         self._steps.do("use", partial(fence_files.claim, self._root, name, mark, valid))
 
     def tidy(self) -> None:
-        """Makes the folders, and removes what writers left behind that died. Raises PublishFault."""
+        """See `TierWriting`."""
         self._steps.do("use", self._tidy)
 
     def blob(
         self, hex_: str, size: int, read: Callable[[int], bytes], *, goes_on: Callable[[int], None]
     ) -> None:
-        """Writes the blob of a digest, unless it is there and right.
-
-        Args:
-            hex_: The digits of its digest.
-            size: Its bytes.
-            read: Gives a piece of it.
-            goes_on: Told after each piece how many bytes are through; raises what ends it.
-
-        Raises:
-            PublishFault: the storage refuses, hangs or is full, or the bytes have another digest.
-        """
+        """See `TierWriting`."""
         if self._is_there(hex_, size, goes_on):
             return
         name = f"{hex_}.{secrets.token_hex(8)}"
@@ -92,11 +82,7 @@ class TierWriter:
             raise
 
     def list_model(self, name: ModelName, data: bytes, mark: str, valid: Callable[[], bool]) -> None:
-        """Puts a manifest into its place, while its writer is the last one that claimed it (rule 3).
-
-        Raises:
-            PublishFault: it is not, or its lease is over; the storage refuses, or hangs.
-        """
+        """See `TierWriting`."""
         temporary = f"manifest.{secrets.token_hex(8)}"
 
         def work() -> None:
@@ -149,11 +135,7 @@ class TierWriter:
                 if piece % _SYNC_EVERY == _SYNC_EVERY - 1:
                     file.step("write", partial(os.fsync, file.handle), within_s=_SYNC_S)
                 goes_on(offset + len(data))
-            if whole.hexdigest() != hex_:
-                raise PublishFault(
-                    f"blob {hex_[:12]} of this node does not have its digest: it is not published",
-                    hint="pull the model again here, or publish it from another node",
-                )
+            of_its_digest(whole.hexdigest(), hex_)
             file.step("write", partial(os.fsync, file.handle), within_s=_SYNC_S)
         finally:
             file.close()
@@ -164,12 +146,11 @@ class TierWriter:
             return False
         file = _Opened(self._steps, found)
         try:
-            whole = hashlib.sha256()
-            for piece in range(piece_count(size)):
-                offset, length = span(size, piece)
-                whole.update(file.step("read", partial(read_at, file.handle, offset, length)))
-                goes_on(offset + length)
-            return whole.hexdigest() == hex_
+
+            def read(offset: int, length: int) -> bytes:
+                return file.step("read", partial(read_at, file.handle, offset, length))
+
+            return is_right(hex_, size, read, goes_on=goes_on)
         finally:
             file.close()
 

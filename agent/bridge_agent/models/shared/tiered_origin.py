@@ -129,4 +129,5 @@ class _TierStream:
     def _let_go(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+            self._coming.clear()  # what came meanwhile is in memory
         self._blob.close()

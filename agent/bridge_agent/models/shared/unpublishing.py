@@ -61,11 +61,7 @@ class Unpublishing:
             BridgeError: it stays, or goes in part: another writer is at work there (the message names its
                 node), the storage refuses, or the model is not there.
         """
-        if not self._tier.section.publish:
-            raise PublishFault(
-                f"this node may not write into {self._tier.where}",
-                hint='"publish": true beside models.shared in its agent.json lets it',
-            )
+        self._tier.may_write()
         if dry_run:
             for record in _said(await self._run(self._look, name), "would remove"):
                 yield record

@@ -3,7 +3,7 @@
 import { Component, html, useState } from "./vendor-preact-htm.js";
 import { all, registry } from "./store.js";
 import { Acts, mayAct } from "./session.js";
-import { ago, look, rate, span, sum } from "./words.js";
+import { ago, gib, look, rate, span, sum } from "./words.js";
 
 const ROOMY = 60; // nodes that are shown as cards; more are cells
 const WELL = new Set(["serving", "drained", "revoked"]);
@@ -32,6 +32,14 @@ function Slots({ engine }) {
     engine.queued ? html`<b>+${engine.queued}</b>` : null}</span>`;
 }
 
+const gpuWords = (one) => `${one.used_percent} % of ${gib(one.memory_bytes)}${one.celsius ? `, ${one.celsius} °C` : ""}`;
+
+function Gpus({ gpus }) {
+  return html`${gpus.map((one, at) => html`<div class="engine gpu"><span class="id">GPU ${at}</span>
+    <progress max="100" value=${one.used_percent} aria-label=${`GPU ${at}: ${gpuWords(one)}`} title=${one.uuid}></progress>
+    <span class="loaded">${gpuWords(one)}</span></div>`)}`;
+}
+
 // What there is to say against an engine; nothing of one that is well.
 function Health({ engine }) {
   if (engine.health === "ok") return null;
@@ -50,6 +58,7 @@ class NodeCard extends Component {
       ${node.instances.map((engine) => html`<div class="engine">
         <span class="id">${engine.id.split("/").pop()}</span><${Slots} engine=${engine} />
         <span class="loaded">${engine.state !== "ready" ? engine.state : inMemory(engine)}</span></div>`)}
+      <${Gpus} gpus=${node.gpus} />
       ${node.instances.map((engine) => html`<${Health} engine=${engine} />`)}
       ${node.instances.length ? null : html`<div class="engine none">${
         node.state === "away" ? `last heard ${ago(node.since_unix)} ago` : "no engine"}</div>`}
@@ -83,6 +92,7 @@ function Details({ node }) {
     ["Certificate", node.expires_unix ? `ends in ${span(node.expires_unix - Date.now() / 1000)}` : "–"],
     ["In flight", node.in_flight], ["Requests", `${rate(node.requests_per_s)} /s, ${rate(node.errors_per_s)} failed /s`],
     ["Safe to stop", node.safe_to_stop ? "yes" : "no"],
+    ["GPUs", node.gpus.map((one) => `${one.uuid}: ${gpuWords(one)}`).join("; ") || "none reported"],
     ["Labels", Object.entries(node.labels).map(([key, value]) => `${key}=${value}`).join(", ") || "none"],
   ];
   return html`<section class="panel"><h2>${node.name}</h2><p><a href="#mesh">← all nodes</a></p>

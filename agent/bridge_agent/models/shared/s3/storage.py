@@ -11,9 +11,8 @@ from bridge_agent.models.shared.s3 import listing_rules
 from bridge_agent.models.shared.s3.client import S3Client
 from bridge_agent.models.shared.s3.objects import head, listing, read
 from bridge_agent.models.shared.s3.writes import S3Writer
-from bridge_agent.models.shared.storage import Listed, Stamp, TooMany
+from bridge_agent.models.shared.storage import Listed, Stamp, TooMany, listed_at
 from bridge_agent.models.shared.tier_files import MANIFESTS
-from bridge_core.names import InvalidName, ModelName
 
 AHEAD: Final = 4
 _MOST_PAGES: Final = 17  # of a thousand: as many as are looked through in a folder
@@ -64,18 +63,6 @@ class S3Storage:
         """See `Storage`."""
         return AHEAD
 
-    def manifest(self, name: ModelName) -> bytes | None:
-        """See `Storage`."""
-        found = self.manifest_at(f"{name.host}/{name.namespace}/{name.model}/{name.tag}")
-        if found is not None:
-            return found
-        wanted = str(name).lower()
-        try:
-            places = [one.place for one in self.listed() if str(one.name).lower() == wanted]
-        except TooMany:
-            return None
-        return self.manifest_at(places[0]) if places else None
-
     def manifest_at(self, place: str) -> bytes | None:
         """See `Storage`: one of no bytes says that the model was removed."""
         return read(self._client, f"{MANIFESTS}/{place}", most=MOST_MANIFEST) or None
@@ -91,8 +78,7 @@ class S3Storage:
             page = listing(self._client.ask("GET", "", query=query, most=listing_rules.MOST_BYTES))
             for entry in page.entries:
                 if entry.size and entry.key.startswith(prefix):
-                    place = entry.key.removeprefix(prefix)
-                    yield Listed(place, _named(place))
+                    yield listed_at(entry.key.removeprefix(prefix))
             if not page.next or page.next == goes_on:
                 return
             goes_on = page.next
@@ -106,13 +92,3 @@ class S3Storage:
     def writer(self, patience: Patience) -> S3Writer:
         """See `Storage`."""
         return S3Writer(self._client, patience, lambda: self.where)
-
-
-def _named(place: str) -> ModelName | None:
-    parts = place.split("/")
-    if len(parts) != 4:
-        return None
-    try:
-        return ModelName.parse(f"{parts[0]}/{parts[1]}/{parts[2]}:{parts[3]}")
-    except InvalidName:
-        return None

@@ -35,7 +35,14 @@ from bridge_agent.models.shared.s3.fault import S3Fault
 from bridge_agent.models.shared.s3.listing_rules import Entry
 from bridge_agent.models.shared.s3.objects import head, listing, read
 from bridge_agent.models.shared.steps import Steps
-from bridge_agent.models.shared.storage import PublishFault, still_held
+from bridge_agent.models.shared.storage import (
+    PublishFault,
+    is_right,
+    of_its_digest,
+    place_of,
+    still_claimed,
+    still_held,
+)
 from bridge_agent.models.shared.tier_files import MANIFESTS
 from bridge_core.errors import BridgeError
 from bridge_core.names import ModelName
@@ -110,8 +117,7 @@ class S3Writer:
 
     def list_model(self, name: ModelName, data: bytes, mark: str, valid: Callable[[], bool]) -> None:
         """See `TierWriting`."""
-        place = f"{name.host}/{name.namespace}/{name.model}/{name.tag}"
-        work = partial(self._put_manifest, name, place, data, mark, valid)
+        work = partial(self._put_manifest, name, place_of(name), data, mark, valid)
         self._steps.do("write", work, within_s=4.0 * self._client.timeout_s)
 
     def unlist(self, name: ModelName, place: str, mark: str, valid: Callable[[], bool]) -> None:
@@ -130,19 +136,18 @@ class S3Writer:
         )
         if found is None or found.size != size:
             return False
-        whole = hashlib.sha256()
-        for piece in range(piece_count(size)):
-            offset, length = span(size, piece)
+
+        def read(offset: int, length: int) -> bytes:
             part = partial(self._client.read, key, found.state, size, offset, length)
-            whole.update(self._steps.do("read", part))
-            goes_on(offset + length)
-        return whole.hexdigest() == hex_
+            return self._steps.do("read", part)
+
+        return is_right(hex_, size, read, goes_on=goes_on)
 
     def _put_whole(
         self, hex_: str, size: int, read: Callable[[int], bytes], goes_on: Callable[[int], None]
     ) -> None:
         data = b"".join(read(piece) for piece in range(piece_count(size)))
-        _right(hashlib.sha256(data).hexdigest(), hex_)
+        of_its_digest(hashlib.sha256(data).hexdigest(), hex_)
         within_s = self._client.timeout_s * max(1, piece_count(size))
         put = partial(
             self._client.ask, "PUT", f"blobs/sha256-{hex_}", body=data, most=_MOST_SMALL, within_s=within_s
@@ -171,7 +176,7 @@ class S3Writer:
                 work = partial(self._part, key, upload, len(tags) + 1, data, within_s)
                 tags.append(self._steps.do("write", work, within_s=within_s))
                 goes_on(span(size, first)[0] + len(data))
-            _right(whole.hexdigest(), hex_)
+            of_its_digest(whole.hexdigest(), hex_)
             self._steps.do("write", partial(self._complete, key, upload, tags, size), within_s=_COMPLETE_S)
         except BaseException:
             with contextlib.suppress(BridgeError):  # it goes with what is old
@@ -216,11 +221,8 @@ class S3Writer:
         self, name: ModelName, place: str, data: bytes, mark: str, valid: Callable[[], bool]
     ) -> None:
         before = head(self._client, f"{MANIFESTS}/{place}")
-        if read(self._client, f"{FENCES}/{fence_name(name)}", most=_MOST_SMALL) != mark.encode():
-            raise PublishFault(
-                f"another writer began to publish {name.short()} meanwhile: nothing was replaced"
-            )
-        still_held(name, valid)
+        found = read(self._client, f"{FENCES}/{fence_name(name)}", most=_MOST_SMALL)
+        still_claimed(name, found, mark, valid)
         if not self._put_if(f"{MANIFESTS}/{place}", data, "" if before is None else before.state):
             raise PublishFault(
                 f"another writer is publishing {name.short()} at this moment: nothing was replaced"
@@ -283,14 +285,6 @@ class S3Writer:
         except ValueError:
             return False
         return begun.tzinfo is not None and begun.timestamp() < self._wall() - _OLD_S
-
-
-def _right(found: str, hex_: str) -> None:
-    if found != hex_:
-        raise PublishFault(
-            f"blob {hex_[:12]} of this node does not have its digest: it is not published",
-            hint="pull the model again here, or publish it from another node",
-        )
 
 
 def _escaped(text: str) -> str:

@@ -41,6 +41,7 @@ export function millis(ms) {
 export const seconds = (s) => (s ? millis(s * 1000) : "–");
 export const clock = (unix) => new Date(unix * 1000).toLocaleTimeString("en-GB");
 export const moment = (unix) => new Date(unix * 1000).toLocaleString("en-GB");
+export const gib = (bytes, digits = 0) => `${(bytes / 2 ** 30).toFixed(digits)} GiB`;
 export const percent = (share) => `${(share * 100).toFixed(share && share < 0.1 ? 1 : 0)} %`;
 export const sum = (list, pick) => list.reduce((total, one) => total + pick(one), 0);
 export const ago = (unix) => (unix ? span(Date.now() / 1000 - unix) : "–");
