@@ -37,6 +37,7 @@ log = structlog.get_logger()
 
 _UNHEARD_S = 1.0  # for the first request of a connection accepted just before the server closed
 _DRAIN_MOST = 4 * 1024 * 1024  # of a refused request's rest, before the connection is reset
+_TURN = 64 * 1024  # bytes in one read after which others have their turn
 _DISCARD_MOST = 64.0 * 1024 * 1024  # of a refused upload, before the connection is closed
 
 
@@ -114,6 +115,8 @@ class ServerConnection(RequestReader):
             current.request.stream.pump()
         if self._ready or not self._reading or self._parsing is not None:
             self._flow()
+            if len(data) >= _TURN:
+                self._give_way()
 
     def eof_received(self) -> bool | None:  # noqa: D102
         if self._current is not None:
@@ -283,6 +286,16 @@ class ServerConnection(RequestReader):
             self.deadline = now + limits.body_idle_s
         else:
             self.deadline = now + limits.keep_alive_s
+
+    def _give_way(self) -> None:
+        """Reads on after everybody else's turn: libuv reads a socket 32 times in a row, some MiB."""
+        if self._reading and not self._transport.is_closing():
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._reading and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _flow(self) -> None:
         """Reads, or stops reading, as rule 2 of the module says."""

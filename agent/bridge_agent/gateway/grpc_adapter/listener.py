@@ -22,6 +22,8 @@ log = structlog.get_logger()
 _MAX_STREAMS: Final = 1000
 _HEAD: Final = 64 * 1024
 _HANDSHAKE_S: Final = 10.0
+_WINDOW: Final = 1 << 20
+"""Bytes of a call under way: what has come is copied, and given back, in one step of the loop."""
 
 
 class GrpcListener:
@@ -111,6 +113,7 @@ class GrpcListener:
             limit_request_head_size=_HEAD,
             h2_max_header_list_size=_HEAD,
             h2_max_header_block_size=_HEAD,
+            h2_initial_stream_window_size=_WINDOW,
             timeout_handshake=_HANDSHAKE_S,
             timeout_graceful_shutdown=self._grace_s,
         )
