@@ -4,7 +4,8 @@
 # BuildKit's `rewrite-timestamp`, which this does not ask for).
 #   tools/images.sh [agent] [registry]
 # BASE       image to build on; default python:3.11-slim-bookworm, of Docker's registry. `debian`: makes one of a
-#            Debian mirror by mmdebstrap or debootstrap, where no registry can be reached (buildah, podman; root)
+#            Debian mirror by mmdebstrap or debootstrap, where no registry can be reached (buildah, podman; root):
+#            of SUITE, default bookworm, from DEBIAN_MIRROR, default what those have
 # COMPILE    no: leave what runs for every request interpreted, and need no compiler
 # CA_BUNDLE  a file of CA certificates that the build trusts for its downloads, behind a proxy that has its own
 # OUT        a folder for the images as OCI archives, say OUT=dist
@@ -30,11 +31,12 @@ git archive HEAD | tar -x -C "$work/src"
 
 # A Debian with Python, and nothing else; dates are of the commit, so that the same mirror gives the same image.
 debian_base() {
-  local include=python3,ca-certificates suite=${SUITE:-bookworm} mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+  local include=python3,ca-certificates suite=${SUITE:-bookworm} mirror=()
+  [ -z "${DEBIAN_MIRROR:-}" ] || mirror=("$DEBIAN_MIRROR")
   if command -v mmdebstrap >/dev/null; then
-    SOURCE_DATE_EPOCH=$epoch mmdebstrap --quiet --variant=minbase --include="$include" "$suite" "$work/base.tar" "$mirror"
+    SOURCE_DATE_EPOCH=$epoch mmdebstrap --quiet --variant=minbase --include="$include" "$suite" "$work/base.tar" "${mirror[@]}"
   elif command -v debootstrap >/dev/null; then
-    debootstrap --variant=minbase --include="$include" "$suite" "$work/base" "$mirror" >&2
+    debootstrap --variant=minbase --include="$include" "$suite" "$work/base" "${mirror[@]}" >&2
     rm -rf "$work/base"/var/{log,cache,lib/apt/lists}/*
     tar -C "$work/base" --numeric-owner --sort=name --mtime="@$epoch" -cf "$work/base.tar" .
     rm -rf --one-file-system "$work/base"
