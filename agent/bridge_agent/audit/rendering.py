@@ -72,14 +72,10 @@ class Rendering:
         """The entries of one request; what is one already stays as it is."""
         if not isinstance(record, RequestRecord):
             return (record,)
-        snapshot = self._snapshot()
-        if snapshot is not self._followed:
-            self._follow(snapshot)
+        self._keep_up()
         at = time() - (monotonic() - record.began)
         hashed, key = self._keys.hashed(body, at, self._key_period_s) if body else ("", "")
-        decision = record.decision
-        model = record.model if decision is None else decision.model
-        digest = self._digest(record.instance, model)
+        digest = self._digest(record)
         found = audited(record, at, node=self._node, digest=digest, input_hash=hashed, input_key=key)
         for seen in self._seen:
             seen(record, found)
@@ -101,9 +97,7 @@ class Rendering:
             OSError: there is no key for their hashes.
             Exception: one of them cannot be rendered; nobody was told of any.
         """
-        snapshot = self._snapshot()
-        if snapshot is not self._followed:
-            self._follow(snapshot)
+        self._keep_up()
         records = [one for one, body in batch if body and isinstance(one, RequestRecord)]
         if self._seen or self._content or not records or len(records) < len(batch):
             return None
@@ -113,12 +107,12 @@ class Rendering:
         hashed = self._keys.hashed_all(bodies, min(ats), max(ats), self._key_period_s)
         if hashed is None:
             return None
-        digests, digest = [], self._digest
-        for record in records:
-            decision = record.decision
-            model = record.model if decision is None else decision.model
-            digests.append(digest(record.instance, model))
-        return [*audited_together(records, ats, self._node, digests, hashed)]
+        return [*audited_together(records, ats, self._node, list(map(self._digest, records)), hashed)]
+
+    def _keep_up(self) -> None:
+        snapshot = self._snapshot()
+        if snapshot is not self._followed:
+            self._follow(snapshot)
 
     def _follow(self, snapshot: Snapshot) -> None:
         """Takes what holds for a snapshot."""
@@ -128,8 +122,10 @@ class Rendering:
         self._content = settings.content
         self._digests: dict[tuple[str, str], str] = {}
 
-    def _digest(self, instance: str, model: str) -> str:
-        """Of a model as an instance has it; empty where that is not known."""
+    def _digest(self, record: RequestRecord) -> str:
+        """Of the model as the instance has it that was asked; empty where that is not known."""
+        instance, decision = record.instance, record.decision
+        model = record.model if decision is None else decision.model
         known = self._digests.get((instance, model))
         if known is not None:
             return known

@@ -337,10 +337,8 @@ class AuditLog:
         self._said, self._lost_why, self._last_whole = lost, "", now
 
     def _fail(self, reason: str, pending: int, now: float) -> None:
-        known, self._failing = (
-            bool(self._failing),
-            reason,
-        )  # first: whoever sees that some are lost is to see why
+        known = self._failing
+        self._failing = reason  # first: whoever sees that some are lost is to see why
         self._unwritten += pending
         self._lost_why = reason
         if not known:
