@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from bridge_core.audit.entries import AuditRecord, ContentRecord, Entry
 from bridge_core.audit.queue import AuditLog
@@ -162,6 +163,20 @@ async def test_records_that_cannot_be_rendered_together_are_each_by_itself(tmp_p
     assert ids(tmp_path) == ["r1", "r3", "r4", "r5", "r9"]
     assert asked == [1, 2, 3, 9]
     assert audit.lost == 1
+
+
+async def test_what_keeps_batches_from_being_rendered_at_once_is_said_once(tmp_path: Path) -> None:
+    def together(_: list[tuple[Entry, bytes | None]]) -> list[Entry] | None:
+        raise KeyError("a fault of ours")
+
+    audit = AuditLog(tmp_path, ORIGIN, as_it_is, together=together)
+    with capture_logs() as logs:
+        async with running(audit):
+            for number in (1, 2):
+                audit.put(record(number))
+                await eventually(lambda so_far=number: audit.written == so_far)
+    assert [one["event"] for one in logs] == ["audit_batch_not_rendered"]
+    assert audit.lost == 0
 
 
 async def test_a_record_too_long_for_an_entry_is_cut_and_says_so(tmp_path: Path) -> None:

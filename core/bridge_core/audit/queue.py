@@ -100,6 +100,7 @@ class AuditLog:
         self._overflowed = 0
         self._unwritten = 0
         self._told = False  # of a record of this batch that could not be rendered
+        self._told_slow = False  # of a batch that could not be rendered at once
         self._said = 0  # of those lost, how many a record in the log says
         self._last_whole = 0.0  # when last nothing was lost
         self._lost_why = ""
@@ -289,7 +290,12 @@ class AuditLog:
             return None
         try:
             return self._together(batch)
-        except Exception:  # noqa: BLE001 - which of them it was shows when each is read by itself
+        except OSError:  # of the key: what has no hash is counted when each is read by itself
+            return None
+        except Exception:  # which of them it was shows when each is read by itself, if it was one of them
+            if not self._told_slow:
+                log.warning("audit_batch_not_rendered", exc_info=True)
+            self._told_slow = True
             return None
 
     def _read_each(self, batch: list[tuple[Any, bytes | None]]) -> list[Entry]:
