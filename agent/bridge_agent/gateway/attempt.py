@@ -542,7 +542,7 @@ class Attempt(ResponseSink):
 
     def _on_client_writable(self, writable: bool) -> None:
         if self.upstream is not None:
-            if self._held_up is writable:
+            if self.tried.hold is Hold.SLOT and self._held_up is writable:
                 self._held_up = not writable
                 self._request.state.counters.hold_up(self.tried.target.id, 1 if self._held_up else -1)
             if writable:

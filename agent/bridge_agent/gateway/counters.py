@@ -132,7 +132,8 @@ class GatewayCounters:
         streams_not_resumed: Deaths of streams that could not be, by reason.
         by_backend: Requests that came in here by a route, by (route, backend, status).
         in_flight: Requests in flight now, by instance id.
-        held_up: Those of them whose client does not read, so that nothing is read from the instance either.
+        held_up: Those of them that have a slot and whose client does not read, so that nothing is read from
+            the instance either.
     """
 
     def __init__(self) -> None:
