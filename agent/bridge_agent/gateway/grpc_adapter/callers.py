@@ -62,9 +62,9 @@ class GrpcCaller:
         """The engine request that this caller's call is.
 
         Calls that ask for nothing particular share what was found out about their head (`Request.memo`), as
-        requests of a connection do that repeat theirs.
+        requests of a connection do that repeat theirs. A trace is of one call.
         """
-        if timeout_s is None and call.headers is PLAIN:
+        if timeout_s is None and call.headers is PLAIN and self.lasting is None:
             like = self._heads.get(call.target)
             if like is None:
                 headers = Headers([*PLAIN, *self.carried])
