@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from bridge_agent.made_once import MadeOnce
 from bridge_agent.telemetry.sources import Sources
 from bridge_core.http1 import Exchange
 
@@ -19,16 +19,11 @@ class Scrapes:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._page: Callable[[Exchange], None] | None = None
-        self._making = asyncio.Lock()
+        self._page = MadeOnce(self._made)
 
     async def answer(self, exchange: Exchange) -> None:
         """Answers one, with the figures of now."""
-        if self._page is None:
-            async with self._making:
-                if self._page is None:
-                    self._page = await asyncio.to_thread(self._made)
-        self._page(exchange)
+        (await self._page.get())(exchange)
 
     def _made(self) -> Callable[[Exchange], None]:
         from bridge_agent.telemetry.metrics import metrics_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from bridge_agent.gateway.grpc_adapter.native import (
     takes,
 )
 from bridge_agent.gateway.grpc_adapter.serving import Serving
+from bridge_agent.made_once import MadeOnce
 from bridge_core.http1 import App, Request
 
 _NATIVE: Final = {unary.PATH: unary.predict, streaming.PATH: streaming.predict_stream}
@@ -45,8 +45,7 @@ class GrpcApplication:
         self._calls = calls
         self._callers = Callers()
         self._native = NativeCalls(pipeline, calls)
-        self._others: dict[str, Asgi] | None = None
-        self._loading = asyncio.Lock()
+        self._others = MadeOnce(self._made)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -65,22 +64,15 @@ class GrpcApplication:
             if takes(headers):
                 await serve(self._native, caller, headers, receive, send)
                 return
-        others = self._others
-        application = (await self._load() if others is None else others).get(path)
+        application = (await self._others.get()).get(path)
         if application is None:
             await _refuse(scope, send, 12, f"{path} is not served here")
             return
         current.caller.set(caller)
         await application(scope, receive, send)
 
-    async def _load(self) -> dict[str, Asgi]:
-        """What is not served here."""
-        async with self._loading:
-            if self._others is None:
-                self._others = await asyncio.to_thread(self._made)
-        return self._others
-
     def _made(self) -> dict[str, Asgi]:
+        """What is not served here."""
         from bridge_agent.gateway.grpc_adapter.others import other_calls
 
         return other_calls(self._pipeline, self._serving, self._calls)
