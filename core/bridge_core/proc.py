@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,7 +57,18 @@ def family(leader: int, start_time: int) -> list[ProcStat]:
     Those are found also after the leader has ended. Where the leader's number was given out
     again, nothing is found.
     """
+    return families([(leader, start_time)])[leader, start_time]
+
+
+def families(leaders: Collection[tuple[int, int]]) -> dict[tuple[int, int], list[ProcStat]]:
+    """The `family` of each leader, pid and start time, in one look at all processes."""
+    if not leaders:
+        return {}
     known = {stat.pid: stat for stat in everyone() if not stat.zombie}
+    return {leader: _family(known, *leader) for leader in leaders}
+
+
+def _family(known: Mapping[int, ProcStat], leader: int, start_time: int) -> list[ProcStat]:
     if leader in known and known[leader].start_time != start_time:
         return []
     found = {pid for pid, stat in known.items() if leader in (stat.session, pid)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -14,7 +14,7 @@ from bridge_agent.health.infrastructure_rules import Machine, gpu_findings, mach
 from bridge_agent.health.report import HealthReport, InstanceHealth
 from bridge_agent.health.service_rules import Service, service_findings
 from bridge_agent.health.service_tally import ServiceTally
-from bridge_agent.health.silence_rules import Engine, Silence, matters
+from bridge_agent.health.silence_rules import Engine, Process, Silence, matters
 from bridge_agent.health.silence_rules import look as look_for_silence
 from bridge_agent.health.verdict_rules import Key, Track, look, reasons
 from bridge_agent.limits.gpu import Gpu
@@ -47,7 +47,7 @@ class HealthSources:
         in_flight: Requests at an instance.
         served: Of those the ones that have a slot and whose clients read.
         process: Pid and start time of an instance's process; None while there is none of ours.
-        striving: What a process's runners did so far, see `Engine.effort`; blocking.
+        striving: What the runners of each process did so far, see `Engine.effort`; blocking.
         ejected: For how long instances are still passed over.
         tally: What became of requests.
         answers: What other nodes' instances answered lately.
@@ -65,8 +65,8 @@ class HealthSources:
         waiting: Callable[[], Mapping[str, int]],
         in_flight: Callable[[], Mapping[str, int]],
         served: Callable[[str], int],
-        process: Callable[[str], tuple[int, int] | None],
-        striving: Callable[[tuple[int, int]], float | None],
+        process: Callable[[str], Process | None],
+        striving: Callable[[Collection[Process]], Mapping[Process, float | None]],
         ejected: Callable[[], Mapping[str, float]],
         tally: ServiceTally,
         answers: Callable[[], tuple[GoldenAnswer, ...]],
@@ -123,9 +123,10 @@ class HealthWatch:
         machine = self._machine = await asyncio.to_thread(sources.machine.read)
         shared = tuple(machine_findings(machine))
         gpus, waiting, ejected = sources.gpus(), sources.waiting(), sources.ejected()
-        why, tracks, silences = sources.reason(), {}, {}
-        for one in sources.instances():
-            silence = silences[one.id] = await self._silence(one)
+        why, tracks, instances = sources.reason(), {}, tuple(sources.instances())
+        silences = await self._heard(instances)
+        for one in instances:
+            silence = silences[one.id]
             service = Service(
                 one.state,
                 one.slots,
@@ -145,15 +146,23 @@ class HealthWatch:
             tracks[one.id] = look(self._tracks.get(one.id, {}), findings, self._now())
         self._tracks, self._silences = tracks, silences
 
-    async def _silence(self, one: LocalInstance) -> Silence:
-        """Of one instance, after this look."""
-        sources, before = self._sources, self._silences.get(one.id, Silence())
-        signs, process = float(sources.tally.signs[one.id]), sources.process(one.id)
-        engine = Engine(sources.served(one.id), signs, process, None, bool(one.loading))
-        if process is not None and matters(before, engine):
-            effort = await asyncio.to_thread(sources.striving, process)
-            engine = msgspec.structs.replace(engine, effort=effort)
-        return look_for_silence(before, engine, self._clock())
+    async def _heard(self, instances: Iterable[LocalInstance]) -> dict[str, Silence]:
+        """The silence of each instance, after this look."""
+        sources, found, quiet = self._sources, {}, dict[str, Process]()
+        for one in instances:
+            signs, process = float(sources.tally.signs[one.id]), sources.process(one.id)
+            engine = Engine(sources.served(one.id), signs, process, None, bool(one.loading))
+            before = self._silences.get(one.id, Silence())
+            found[one.id] = before, engine
+            if process is not None and matters(before, engine):
+                quiet[one.id] = process
+        if quiet:
+            efforts = await asyncio.to_thread(sources.striving, {*quiet.values()})
+            for id_, process in quiet.items():
+                before, engine = found[id_]
+                found[id_] = before, msgspec.structs.replace(engine, effort=efforts[process])
+        now = self._clock()
+        return {id_: look_for_silence(*each, now) for id_, each in found.items()}
 
     def own_reasons(self, instance: str) -> tuple[Reason, ...]:
         """What this node itself sees against one of its instances."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +17,11 @@ from bridge_agent.health.golden_page import GoldenPage
 from bridge_agent.health.health_watch import HealthSources, HealthWatch
 from bridge_agent.health.infrastructure import MachineReader
 from bridge_agent.health.service_tally import ServiceTally
+from bridge_agent.health.silence_rules import Process
 from bridge_agent.limits.node_isolation import NodeIsolation
 from bridge_agent.peers.upstreams import Upstreams
 from bridge_agent.routing.view import MeshView
-from bridge_core.proc import family
+from bridge_core.proc import families
 
 _EXPECTED: Final = frozenset({"ready", "draining"})
 
@@ -80,7 +81,7 @@ def watch_of(
             in_flight=lambda: gateway.counters.in_flight,
             served=gateway.served,
             process=engines.process,
-            striving=lambda process: striving(_runners(*process)),
+            striving=_striving,
             ejected=gateway.ejections,
             tally=tally,
             answers=lambda: asker.recent,
@@ -89,6 +90,9 @@ def watch_of(
     )
 
 
-def _runners(pid: int, start_time: int) -> list[int]:
-    """The processes below an engine: what computes."""
-    return [one.pid for one in family(pid, start_time) if one.pid != pid]
+def _striving(engines: Collection[Process]) -> dict[Process, float | None]:
+    """Of each engine what the processes below it did: those compute."""
+    return {
+        engine: striving(one.pid for one in members if one.pid != engine[0])
+        for engine, members in families(engines).items()
+    }

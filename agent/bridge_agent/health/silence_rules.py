@@ -18,9 +18,12 @@ the engine hung and have it replaced:
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
+
+Process: TypeAlias = tuple[int, int]
+"""Pid and start time."""
 
 LEAST_S: Final = 1.5
 MOST_S: Final = 15.0
@@ -41,7 +44,7 @@ class Engine(msgspec.Struct, frozen=True):
 
     work: int
     signs: float
-    process: tuple[int, int] | None
+    process: Process | None
     effort: float | None
     loading: bool = False
 
@@ -60,7 +63,7 @@ class Silence(msgspec.Struct, frozen=True):
     """
 
     signs: float = 0.0
-    process: tuple[int, int] | None = None
+    process: Process | None = None
     since: float | None = None
     looks: int = 0
     effort: float = 0.0

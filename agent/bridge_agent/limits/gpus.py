@@ -26,7 +26,7 @@ from bridge_core.backoff import Backoff
 from bridge_core.errors import Unavailable
 from bridge_core.gpu_visibility import VISIBLE_DEVICES
 from bridge_core.node_class import GpuSharing
-from bridge_core.proc import family
+from bridge_core.proc import families
 
 log = structlog.get_logger()
 
@@ -314,13 +314,14 @@ class GpuKeeper:
 
     def _sample(self) -> None:
         """Remembers whose processes are whose: by the time a fault is told, its client is gone."""
-        for device in tuple(self._domains):
-            for instance in self._seats.on(device):
-                process = self._engines.process(instance)
-                if process is not None:
-                    members = frozenset(stat.pid for stat in family(*process))
-                    self._earlier[instance] = self._families.get(instance, Family())
-                    self._families[instance] = Family(members, frozenset(map(_inside, members)))
+        seated = [instance for device in tuple(self._domains) for instance in self._seats.on(device)]
+        processes = {instance: self._engines.process(instance) for instance in seated}
+        found = families({process for process in processes.values() if process is not None})
+        for instance, process in processes.items():
+            if process is not None:
+                members = frozenset(stat.pid for stat in found[process])
+                self._earlier[instance] = self._families.get(instance, Family())
+                self._families[instance] = Family(members, frozenset(map(_inside, members)))
 
     async def _listen(self) -> None:
         while True:
