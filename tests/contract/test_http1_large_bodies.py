@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,6 +137,39 @@ async def test_a_server_that_closes_answers_a_body_that_is_being_put_together(th
         threads.may.set()
         assert (await client.answer())[2] == b"%d" % len(LARGE)
         await closing
+
+
+@on_uvloop
+async def test_another_connection_has_its_turn_between_two_reads_of_a_large_body() -> None:
+    """Both are there before the loop looks: libuv alone would read all of the large one first."""
+    order: list[str] = []
+
+    def app(exchange: http1.Exchange) -> None:
+        stream = exchange.request.stream
+        if stream is None:
+            order.append("other")
+            exchange.respond(200)
+        else:
+            stream.attach(lambda _: order.append("read"), partial(exchange.respond, 200), pytest.fail)
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2 * len(LARGE))
+    async with (
+        serving(app, sock=listening, stream_body=lambda request: request.path == "/large") as server,
+        raw(server.port) as large,
+        raw(server.port) as other,
+    ):
+        sockets = []
+        for client in (large, other):
+            client.send(post(b"first"))
+            assert (await client.answer())[0] == 200
+            sockets.append(client.writer.get_extra_info("socket"))
+        sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(LARGE))
+        order.clear()
+        large.send(post(LARGE).replace(b"/", b"/large", 1))
+        other.send(post(b"x"))
+        assert (await large.answer())[0] == (await other.answer())[0] == 200
+    assert "read" in order[order.index("other") :], order
 
 
 @on_uvloop
