@@ -33,7 +33,7 @@ async def test_those_who_scrape_first_and_at_once_are_all_answered(tmp_path: Pat
         try:
             async with httpx.AsyncClient(timeout=60) as client:
                 answers = await asyncio.gather(*(client.get(url) for _ in range(4)))
-                page = scrapes._page
+                page = await scrapes._page.get()
                 counters.attempts_failed["n/0", "connect"] += 2
                 later = await client.get(url)
         finally:
@@ -43,4 +43,4 @@ async def test_those_who_scrape_first_and_at_once_are_all_answered(tmp_path: Pat
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert "bridge_snapshot_revision 9.0" in answer.text
     assert 'bridge_attempts_failed_total{failure="connect",instance="n/0"} 2.0' in later.text
-    assert scrapes._page is page
+    assert await scrapes._page.get() is page
