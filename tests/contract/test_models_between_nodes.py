@@ -154,26 +154,31 @@ class NothingStays:
         """It came, and went."""
 
 
+def pulls_of(models: ModelsBed, group: asyncio.TaskGroup, **more: Any) -> ModelPulls:
+    """Pulls at node a, of which nothing stays."""
+    node = models.bed["a"]
+    return ModelPulls(
+        Blobs(models.root("a")),
+        lambda: ModelStore(models.root("a")),
+        node.view,
+        peers=PeerClient(node.view, node.upstreams),
+        fetcher=NothingStays(),  # type: ignore[arg-type]  # a fake
+        origin=lambda name, insecure: Origin(name, insecure=insecure),
+        group=group,
+        changed=lambda: None,
+        check=models.desks["a"].signatures.check,
+        **more,
+    )
+
+
 async def anything_fits(_incoming: int, _keep: ModelName) -> None:
     """A disk without a budget."""
 
 
 async def test_a_model_whose_blobs_do_not_stay_is_not_listed(models: ModelsBed) -> None:
     offer(models.registry, "team/big:v1", BLOB)
-    node = models.bed["a"]
     async with asyncio.TaskGroup() as group:
-        pulls = ModelPulls(
-            Blobs(models.root("a")),
-            lambda: ModelStore(models.root("a")),
-            node.view,
-            peers=PeerClient(node.view, node.upstreams),
-            fetcher=NothingStays(),  # type: ignore[arg-type]  # a fake
-            origin=lambda name, insecure: Origin(name, insecure=insecure),
-            group=group,
-            changed=lambda: None,
-            room=anything_fits,
-            check=models.desks["a"].signatures.check,
-        )
+        pulls = pulls_of(models, group, room=anything_fits)
         with pytest.raises(ApiError, match="is not whole"):
             _ = [one async for one in pulls.records(ModelName.parse(models.name()), insecure=True)]
     assert not models.manifest_path("a").exists()
@@ -193,26 +198,14 @@ class Hanging:
 
 async def test_a_shared_storage_that_hangs_delays_no_first_pull(models: ModelsBed) -> None:
     offer(models.registry, "team/big:v1", BLOB)
-    node, shared, asked = models.bed["a"], Hanging(), asyncio.Event()
+    shared, asked = Hanging(), asyncio.Event()
 
     async def no_room(_incoming: int, _keep: ModelName) -> None:
         asked.set()  # the manifest is there, and its bytes are known
         raise BridgeError("that is enough")
 
     async with asyncio.TaskGroup() as group:
-        pulls = ModelPulls(
-            Blobs(models.root("a")),
-            lambda: ModelStore(models.root("a")),
-            node.view,
-            peers=PeerClient(node.view, node.upstreams),
-            fetcher=NothingStays(),  # type: ignore[arg-type]  # a fake
-            origin=lambda name, insecure: Origin(name, insecure=insecure),
-            group=group,
-            changed=lambda: None,
-            room=no_room,
-            check=models.desks["a"].signatures.check,
-            shared=shared,  # type: ignore[arg-type]  # a fake
-        )
+        pulls = pulls_of(models, group, room=no_room, shared=shared)
         try:
             with pytest.raises(BridgeError, match="that is enough"):
                 _ = [one async for one in pulls.records(ModelName.parse(models.name()), insecure=True)]
